@@ -1,0 +1,1 @@
+"""Eventpost: the durable event dispatcher for Optimizely Feature Experimentation."""

@@ -1,0 +1,115 @@
+"""Frozen records of everything that happens; an observer is a callable that takes one of them.
+
+``list.append`` is a test observer.  Telemetry is written against these records only.  Observers are never called under
+a lock, an exception in one is logged and costs nothing else, and no record holds a payload or a visitor id.  ``lane`` is
+an endpoint's URL; ``events`` counts events; times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+BreakerState = Literal["closed", "open", "half_open", "held"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Base of all signals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Signal):
+    """A door said no.  ``reason``: queue_full, too_large, unencodable, invalid, closed, test_run, queue_unavailable, ..."""
+
+    reason: str
+    events: int = 1
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered(Signal):
+    """The endpoint answered 2xx.  ``attempts`` is the largest number among the events of this request."""
+
+    lane: str
+    events: int
+    status: int
+    elapsed_s: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying(Signal):
+    """The events go back to the queue and become due again after ``delay_s``."""
+
+    lane: str
+    events: int
+    reason: str
+    delay_s: float
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Buried(Signal):
+    """The events are dead letters now."""
+
+    lane: str
+    events: int
+    reason: str
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped(Signal):
+    """Accepted events were given up: overflow, memory_at_exit, dead_expired, damaged, ..."""
+
+    reason: str
+    events: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged(Signal):
+    """The breaker of a lane changed.  "held" is an endpoint that is misconfigured (401, 404, certificate): look at it."""
+
+    lane: str
+    state: BreakerState
+    reason: str
+    retry_in_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted(Signal):
+    """This process took over a segment that another one left."""
+
+    path: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged(Signal):
+    """Bytes on the disk were not what was written; they are set aside in ``path`` (.bad) and the rest goes on."""
+
+    path: str
+    at_byte: int
+    length_bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble(Signal):
+    """Something needs a person, or may soon: a full disk, a folder that vanished, a newer journal format."""
+
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed(Signal):
+    """The dispatcher ended; ``report`` is its last Report."""
+
+    report: Any
+
+
+Observer = Callable[[Signal], None]
