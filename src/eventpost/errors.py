@@ -9,6 +9,7 @@
         EventTooLarge         this one event can never be stored
       JournalUnusable         JournalQueue(path): the folder cannot be used; the message says what to do
       UnencodableEvent        this one event cannot be written as JSON
+      InvalidEvent            this one event cannot be sent as it is: its URL, verb or headers make no request
 
 Expected outcomes (a 503, a refused put seen from ``dispatch_event``) are values; broken promises are exceptions.
 """
@@ -55,3 +56,11 @@ class JournalUnusable(EventpostError, OSError):  # noqa: N818 - names a state, l
 
 class UnencodableEvent(EventpostError, ValueError):  # noqa: N818 - names a state, like QueueFull
     """The event holds a value that JSON cannot express (the message names its type, never its value)."""
+
+    reason = "unencodable"
+
+
+class InvalidEvent(EventpostError, ValueError):  # noqa: N818 - names a state, like QueueFull
+    """The event cannot become a request: no http(s) URL with a host, an unknown verb, headers that are no headers."""
+
+    reason = "invalid"
