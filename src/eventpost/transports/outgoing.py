@@ -1,0 +1,69 @@
+"""How an Envelope becomes a request line and headers; the same for every transport that speaks HTTP.
+
+Framing belongs to the client library: headers that describe it are left out, so that a LogEvent can't contradict what
+is really sent.  A header that would smuggle a second line is refused (RFC 9110, 5.5: no CR, LF or NUL in a value).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from ..event import Envelope
+
+FRAMING: Final = frozenset(
+    {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_UNFIT: Final = re.compile(r"[\r\n\0]")
+
+
+class UnfitRequestError(ValueError):
+    """This envelope cannot be written as an HTTP request; the message names the part, never a header's value."""
+
+
+@lru_cache(maxsize=1)
+def user_agent() -> str:
+    """Return ``eventpost/<version>``."""
+    try:
+        return f"eventpost/{version('eventpost')}"
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "eventpost"
+
+
+@lru_cache(maxsize=1024)
+def outgoing_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return the headers to send, User-Agent included.  Raises UnfitRequestError for one that can't be sent."""
+    kept: list[tuple[str, str]] = []
+    named = False
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise UnfitRequestError("a header's name is not a token")  # noqa: EM101 - the message is the constant
+        if _UNFIT.search(value):
+            raise UnfitRequestError(f"the header {name} has a line break or NUL in its value")
+        try:
+            value.encode("latin-1")
+        except UnicodeEncodeError:
+            raise UnfitRequestError(f"the header {name} has a character beyond Latin-1") from None
+        lower = name.lower()
+        if lower in FRAMING:
+            continue
+        named = named or lower == "user-agent"
+        kept.append((name, value.strip(" \t")))
+    if not named:
+        kept.append(("User-Agent", user_agent()))
+    return tuple(kept)
+
+
+def target(envelope: Envelope, body: bytes) -> str:
+    """Return the URL to ask: for the verb GET with ``body`` as its query; without a fragment in any case."""
+    url = envelope.url.partition("#")[0]
+    if envelope.verb != "GET" or not body:
+        return url
+    try:
+        query = body.decode("ascii")
+    except UnicodeDecodeError:
+        raise UnfitRequestError("the query string is not ASCII") from None  # noqa: EM101 - the message is the constant
+    return f"{url}{'&' if '?' in url else '?'}{query}"
