@@ -77,7 +77,7 @@ def encode_json_slowly(obj: Any, *, default: Callable[[Any], Any] | None = None)
         except RuntimeError:  # "changed size during iteration": another thread writes to it
             return _dump(obj, default)
     except Exception as error:  # noqa: BLE001 - a value's own code may raise anything; it costs this event only
-        _refuse(obj, error, default)
+        raise refusal(obj, error, default=default) from None
 
 
 def _dump(obj: object, default: Callable[[Any], Any] | None) -> bytes:
@@ -96,15 +96,18 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _refuse(obj: object, error: Exception, default: Callable[[Any], Any] | None) -> NoReturn:
-    """Raise UnencodableEvent.  The message of ``error`` is left out, it may quote a value."""
+def refusal(obj: object, error: Exception, *, default: Callable[[Any], Any] | None = None) -> UnencodableEvent:
+    """Return the exception that says why ``obj`` could not be written, after ``error`` was raised by trying.
+
+    The message of ``error`` is left out, it may quote a value.
+    """
     if isinstance(error, RecursionError) or "Circular reference detected" in error.args:
-        raise UnencodableEvent("nested too deeply for JSON, or recursive") from None
+        return UnencodableEvent("nested too deeply for JSON, or recursive")
     try:
         found = _find_culprit(obj, default)
     except Exception:  # noqa: BLE001 - the search runs the same foreign code that has just failed
         found = None
-    raise UnencodableEvent(found or f"{type(error).__name__} while it was encoded") from None
+    return UnencodableEvent(found or f"{type(error).__name__} while it was encoded")
 
 
 def _find_culprit(  # noqa: C901 - one case per kind of value, in one place
@@ -236,7 +239,7 @@ def _check_headers(pairs: Iterable[Any]) -> tuple[tuple[str, str], ...]:
     """
     headers = []
     for pair in pairs:
-        if type(pair) is not tuple or len(pair) != 2:
+        if type(pair) is not tuple or len(pair) != len(("name", "value")):
             raise InvalidEvent("the headers are no mapping of names to values")
         name, value = pair
         if not isinstance(name, str) or not _HEADER_NAME.match(name):
