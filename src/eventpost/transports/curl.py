@@ -25,7 +25,6 @@ line, because a server that refuses a large body often resets the connection beh
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from typing import Any, Final
 import pycurl
 
 from ..event import shown_url
+from ..sender.primitives import original
 from .outgoing import UnfitRequestError, outgoing_headers, target
 from .protocol import BODY_EXCERPT_BYTES_MAX, Completion, FaultKind, Request, Response, TransportError
 from .tls import check_client_pair, find_authorities
@@ -48,6 +48,8 @@ LOOK_AGAIN_CROWDED_S: Final = 0.005
 FD_SETSIZE: Final = 1024
 FD_MARGIN: Final = 64
 
+_POLLIN: Final = 1  # <poll.h>, the same on every system; a patched select module lacks the names
+_POLLOUT: Final = 4
 _RESOLVING: Final = "Resolving timed out"
 _FAULTS: Final[dict[int, FaultKind]] = {
     pycurl.E_COULDNT_RESOLVE_HOST: "dns",
@@ -246,6 +248,7 @@ class CurlTransport:
         self._keep.append(multi)
         _make_immortal(self._keep)
         self._multi = multi
+        self._poll_type = original("select", "poll")
 
     def _new_slot(self) -> _Slot:
         curl = pycurl.Curl()
@@ -356,22 +359,22 @@ class CurlTransport:
         return TransportError(kind, f"{shown}: {message} (libcurl {code})", elapsed_s)
 
     def _sleep(self, left_s: float) -> None:
-        poll = select.poll()
+        poll = self._poll_type()
         if self._pipe is None:
             self._pipe = os.pipe()
             for fd in self._pipe:
                 os.set_blocking(fd, False)
         reader = self._pipe[0]
-        poll.register(reader, select.POLLIN)
+        poll.register(reader, _POLLIN)
         if self._busy:
             multi: Any = self._multi
             readable, writable, _ = multi.fdset()
             both = set(readable).intersection(writable) if writable else ()
             for fd in readable:
-                poll.register(fd, select.POLLIN | select.POLLOUT if fd in both else select.POLLIN)
+                poll.register(fd, _POLLIN | _POLLOUT if fd in both else _POLLIN)
             for fd in writable:
                 if fd not in both:
-                    poll.register(fd, select.POLLOUT)
+                    poll.register(fd, _POLLOUT)
             left_s = min(left_s, LOOK_AGAIN_CROWDED_S if self._crowded() else LOOK_AGAIN_S)
             due_ms: int = multi.timeout()
             if due_ms >= 0:
