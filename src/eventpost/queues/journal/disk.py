@@ -1,0 +1,237 @@
+"""The one small object through which the journal reaches a disk; exchangeable by argument, so that a test can break it.
+
+Every method is one step whose failure is an ``OSError``.  Symbolic links are never followed inside the folder, new files
+are private whatever the umask says, and no descriptor survives an exec (Python's default, PEP 446).
+
+Stores go to a shared mapping of blocks that were allocated first: such a store survives the death of the process as a
+``write`` does, but it is no system call, so a thread that stores never gives up the GIL (beside a CPU-bound thread, a
+``write`` took 5 ms at p99).  A full disk shows when the blocks are allocated, with an error, and not at the store, with a
+signal.  Where allocation promises nothing (copy-on-write and FUSE file systems), :class:`WrittenMap` stores with
+``pwrite`` instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import Final, Protocol
+
+try:
+    import fcntl
+except ImportError:  # Windows: JournalQueue's constructor says what to use instead
+    fcntl = None  # type: ignore[assignment]  # absent on Windows only
+
+NETWORK_FS: Final = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "ocfs2", "gfs2",
+    "beegfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
+})  # fmt: skip
+"""File systems on which a lock or a mapping may not mean what it means on a local disk."""
+
+_MAPPED_FS: Final = frozenset({"ext4", "ext3", "ext2", "xfs", "tmpfs", "f2fs", "jfs", "overlay"})
+
+
+class Map(Protocol):
+    """A window on a file's first bytes: slices are read and stored like a bytearray's."""
+
+    def __getitem__(self, key: slice, /) -> bytes: ...  # noqa: D105 - a bytearray's
+    def __setitem__(self, key: slice, value: bytes, /) -> None: ...  # noqa: D105 - a bytearray's
+    def close(self) -> None:
+        """Let the window go; what was stored stays."""
+        ...
+
+
+class WrittenMap:
+    """A Map that stores with ``pwrite``, for file systems on which a mapping can't be trusted when the disk fills."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = os.dup(fd)
+
+    def __getitem__(self, key: slice, /) -> bytes:
+        """Read a slice."""
+        return _read_all(self._fd, key.stop - (key.start or 0), key.start or 0)
+
+    def __setitem__(self, key: slice, value: bytes, /) -> None:
+        """Store a slice; raises OSError, after which what is stored there may be any part of it."""
+        at, view = key.start or 0, memoryview(value)
+        while view:
+            written = os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _read_all(fd: int, length: int, at: int) -> bytes:
+    data = os.pread(fd, length, at)
+    while data and len(data) < length:
+        more = os.pread(fd, length - len(data), at + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+class Disk:
+    """A local file system.  ``mapped`` None: decide by the file system's type; True or False: as told."""
+
+    def __init__(self, *, mapped: bool | None = None) -> None:
+        self.mapped = mapped
+
+    def create(self, path: str, mode: int, gid: int | None) -> int:
+        """Make a new file, readable and writable; raises FileExistsError.  ``gid`` None: the process's group."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        try:
+            if gid is not None:
+                os.fchown(fd, -1, gid)
+            os.fchmod(fd, mode)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def open(self, path: str, *, write: bool = True) -> int:
+        """Open an existing regular file."""
+        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def allocate(self, fd: int, length: int) -> None:
+        """Give a file blocks of its own up to ``length``; raises OSError(ENOSPC) if there are none."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, length)
+        else:  # macOS: no such call; writing zeros gets the blocks
+            zeros = bytes(1 << 16)
+            for at in range(0, length, len(zeros)):
+                os.pwrite(fd, zeros[: min(len(zeros), length - at)], at)
+
+    def map(self, fd: int, length: int) -> Map:
+        """Return a window on the first ``length`` bytes."""
+        if self.mapped is False:
+            return WrittenMap(fd)
+        return mmap.mmap(fd, length)
+
+    def read(self, fd: int, length: int, at: int) -> bytes:
+        """Read up to ``length`` bytes at an offset; fewer at the end of the file."""
+        return _read_all(fd, length, at)
+
+    def write(self, fd: int, data: bytes, at: int) -> None:
+        """Write all of ``data`` at an offset."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, at)
+            view, at = view[written:], at + written
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cut a file."""
+        os.ftruncate(fd, length)
+
+    def datasync(self, fd: int) -> None:
+        """Return once a file's bytes, and what is needed to read them, are on the device."""
+        if fcntl is not None and hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        elif hasattr(os, "fdatasync"):
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+
+    def sync_folder(self, path: str) -> None:
+        """Return once the names in a folder are on the device."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def lock(self, fd: int, *, wait: bool = False) -> bool:
+        """Take a file's exclusive flock; False: somebody has it.  The kernel lets it go with the last descriptor."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def still_named(self, fd: int, path: str) -> bool:
+        """Tell whether ``path`` still names the file behind ``fd``: a lock on a file that was unlinked guards nothing."""
+        held = os.fstat(fd)
+        try:
+            named = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return held.st_nlink > 0 and (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename, replacing what is there."""
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name; a name that is gone already is no error."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a folder, in order; a folder that is gone has none."""
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def changed_ns(self, path: str) -> int:
+        """Return when a folder's names last changed; 0 if it is gone."""
+        try:
+            return os.stat(path).st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    def size(self, path: str) -> int:
+        """Return a file's size in bytes; 0 if it is gone."""
+        try:
+            return os.lstat(path).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    def make_folder(self, path: str, mode: int, gid: int | None) -> None:
+        """Make a folder if it is not there; its mode is set only when made here."""
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            return
+        if gid is not None:
+            os.chown(path, -1, gid)
+        os.chmod(path, mode)
+
+
+def file_system_of(path: str) -> str:
+    """Return the type of the file system that holds ``path``, "" where the system does not tell."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts:
+        fields, _, rest = line.partition(" - ")
+        point = fields.split(" ")[4].encode().decode("unicode_escape") if len(fields.split(" ")) > 4 else ""  # noqa: PLR2004 - proc(5): the fifth field
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if point and inside and len(point) >= len(best):
+            best, kind = point, rest.split(" ", 1)[0]
+    return kind
+
+
+def mapping_is_safe(kind: str) -> bool:
+    """Tell whether allocated blocks of such a file system stay allocated under a store."""
+    return kind in _MAPPED_FS

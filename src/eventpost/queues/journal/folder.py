@@ -1,0 +1,259 @@
+"""The folder: who lives in it, what lies in it, and the sum that outlives them.
+
+::
+
+    segments/<created ms>-<writer>-<number>.seg   events, one file per writer and endpoint at a time
+    dead/                                         the same, for dead letters
+    bad/                                          bytes that could not be read, set aside
+    writers/<writer>.lock                         held (flock) for as long as that writer lives
+    scanner.lock                                  held by the one process that looks for what others left
+    totals.json, totals.lock                      the counts of the segments that are gone
+
+Locks.  The kernel drops a flock with the last descriptor of its holder: no timers, no heartbeats.  A writer holds one lock
+for all its segments, not one each: a backlog of hundreds of segments then costs no descriptors.  Who sends another
+process's segment holds the flock on the segment itself; it may, once that writer's lock is free or if its header says that
+the writer does not send.  After each flock the name is looked at again, for the file may have been unlinked meanwhile.
+
+Orders.  A settled segment is folded in two steps: its counts go into ``totals.json`` (written aside, synced, renamed)
+together with its name, then it is unlinked.  A crash between them leaves a file that the totals already name: the next
+fold unlinks it, and nobody counts it twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import orjson
+
+from ...errors import JournalUnusable
+from . import format as fmt
+from .disk import NETWORK_FS, Disk, file_system_of, mapping_is_safe
+from .format import DROPPED, Outcome
+from .segment import count_outcomes
+
+SUFFIX: Final = ".seg"
+_ENTER_TRIES: Final = 10
+
+
+class Folder:
+    """A journal's folder, its path resolved once."""
+
+    def __init__(self, path: str | os.PathLike[str], *, disk: Disk | None, gid: int | None, allow_network_fs: bool) -> None:
+        """Make the folder if need be, and check that it can be used.  Raises JournalUnusable with the remedy."""
+        if os.name != "posix":
+            raise JournalUnusable(
+                "JournalQueue needs POSIX file locks, which this system does not have; use MemoryQueue here, or send to a relay"
+            )
+        self.path = os.path.realpath(os.fspath(path))
+        self.disk = disk or Disk()
+        self.gid = gid
+        self.file_mode = 0o600 if gid is None else 0o660
+        self.folder_mode = 0o700 if gid is None else 0o2770
+        self.segments = f"{self.path}/segments"
+        self.dead = f"{self.path}/dead"
+        self.bad = f"{self.path}/bad"
+        self.writers = f"{self.path}/writers"
+        self._check(allow_network_fs=allow_network_fs)
+
+    def _check(self, *, allow_network_fs: bool) -> None:
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            self.make()
+        except (NotADirectoryError, FileExistsError) as error:
+            raise JournalUnusable(f"{self.path}: a part of this path is a file; choose another folder") from error
+        except OSError as error:
+            raise JournalUnusable(f"{self.path}: {self._remedy(error)}") from error
+        kind = file_system_of(self.path)
+        if kind in NETWORK_FS and not allow_network_fs:
+            raise JournalUnusable(
+                f"{self.path} is on a network file system ({kind}), where locks and mappings may not hold; use a local disk, "
+                "or pass allow_network_fs=True if you know that they do"
+            )
+        if self.disk.mapped is None:
+            self.disk.mapped = mapping_is_safe(kind)
+        probe = f"{self.path}/.probe-{secrets.token_hex(4)}"
+        try:
+            fd = self.disk.create(probe, self.file_mode, self.gid)
+            try:
+                self.disk.lock(fd)
+            finally:
+                self.disk.close(fd)
+                self.disk.unlink(probe)
+        except OSError as error:
+            raise JournalUnusable(f"{self.path}: {self._remedy(error)}") from error
+
+    def _remedy(self, error: OSError) -> str:
+        try:
+            info = os.stat(self.path)
+        except OSError:
+            return f"cannot be made ({error.strerror}); make it, or choose a folder that this user (uid {os.geteuid()}) may write to"
+        if not stat.S_ISDIR(info.st_mode):
+            return "is not a folder; choose another path"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return (
+                f"belongs to uid {info.st_uid} with mode {stat.S_IMODE(info.st_mode):04o} and can't be used by uid {os.geteuid()}; "
+                f"chown it, or share it with group= and `chgrp` / `chmod 2770`"
+            )
+        if error.errno == errno.EROFS:
+            return "is on a read-only file system; choose another folder"
+        return f"cannot be used: {error.strerror}"
+
+    def make(self) -> None:
+        """Make what is missing of the folder; raises OSError."""
+        self.disk.make_folder(self.path, self.folder_mode, self.gid)
+        for part in (self.segments, self.dead, self.bad, self.writers):
+            self.disk.make_folder(part, self.folder_mode, self.gid)
+
+    def create_lock(self, path: str) -> int:
+        """Open a lock file, making it if need be."""
+        try:
+            return self.disk.create(path, self.file_mode, self.gid)
+        except FileExistsError:
+            return self.disk.open(path)
+
+    def enter(self) -> tuple[str, int]:
+        """Become a writer: returns its name and the descriptor that holds its lock.  Raises OSError."""
+        for _ in range(_ENTER_TRIES):
+            writer = f"{os.getpid()}.{secrets.token_hex(5)}"
+            path = f"{self.writers}/{writer}.lock"
+            fd = self.disk.create(path, self.file_mode, self.gid)
+            # Between these two lines a scanner may take it for a dead writer's, and lock or unlink it: then once more.
+            if self.disk.lock(fd) and self.disk.still_named(fd, path):
+                return writer, fd
+            self.disk.close(fd)
+            self.disk.unlink(path)
+        raise OSError(errno.EAGAIN, "a writer's lock could not be had", self.writers)
+
+    def is_alive(self, writer: str) -> bool:
+        """Tell whether a writer still lives."""
+        path = f"{self.writers}/{writer}.lock"
+        try:
+            fd = self.disk.open(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # not ours to judge (another user's): leave its events alone
+        try:
+            return not self.disk.lock(fd)
+        finally:
+            self.disk.close(fd)
+
+    def segment_names(self, folder: str) -> list[str]:
+        """Return the segments in a folder, oldest first."""
+        return [name for name in self.disk.names(folder) if name.endswith(SUFFIX) and name.count("-") == 2 and name[0] != "."]  # noqa: PLR2004 - time-writer-number
+
+    def stored_bytes(self) -> int:
+        """Return what the segments take on the disk."""
+        return sum(self.disk.size(f"{self.segments}/{name}") for name in self.disk.names(self.segments))
+
+    def sweep(self) -> None:
+        """Remove what a crash left half made: temporary files, and locks of dead writers without segments."""
+        in_use = {writer_of(name) for part in (self.segments, self.dead) for name in self.segment_names(part)}
+        for name in self.disk.names(self.writers):
+            writer = name.split(".lock", maxsplit=1)[0]
+            if writer not in in_use and not self.is_alive(writer):
+                self.disk.unlink(f"{self.writers}/{name}")
+        for part in (self.segments, self.dead):
+            for name in self.disk.names(part):
+                if name.endswith(".tmp") and not self.is_alive(writer_of(name[1:])):
+                    self.disk.unlink(f"{part}/{name}")
+
+    @contextmanager
+    def _totals_lock(self) -> Iterator[bool]:
+        """Hold the totals' lock if it can be had at once: a holder that was stopped must not stop the others."""
+        fd = self.create_lock(f"{self.path}/totals.lock")
+        try:
+            yield self.disk.lock(fd)
+        finally:
+            self.disk.close(fd)
+
+    def totals(self) -> dict[str, Any]:
+        """Return the counts of the segments that are gone; ``folded`` names those whose file may still be there."""
+        totals: dict[str, Any] = {"accepted": 0, "delivered": 0, "dropped": {}, "folded": []}
+        try:
+            fd = self.disk.open(f"{self.path}/totals.json", write=False)
+        except FileNotFoundError:
+            return totals
+        try:
+            loaded = orjson.loads(self.disk.read(fd, 1 << 24, 0))
+        except orjson.JSONDecodeError:
+            return {**totals, "unreadable": True}
+        finally:
+            self.disk.close(fd)
+        return {**totals, **loaded} if isinstance(loaded, dict) else {**totals, "unreadable": True}
+
+    def fold(self, path: str, events: int, outcomes: dict[Outcome, int], *, retry: bool, dead: bool = False) -> bool:
+        """Add a settled segment's counts to the totals, then remove it; False: somebody else is at the totals, try later.
+
+        Raises OSError.
+        """
+        name = path.rsplit("/", 1)[1]
+        key = f"dead/{name}" if dead else name
+        with self._totals_lock() as locked:
+            if not locked:
+                return False
+            totals = self.totals()
+            if key not in totals["folded"]:
+                if not retry and not dead:
+                    totals["accepted"] += events
+                totals["delivered"] += outcomes.get(Outcome.DELIVERED, 0)
+                for outcome, reason in DROPPED.items():
+                    if outcome in outcomes:
+                        totals["dropped"][reason] = totals["dropped"].get(reason, 0) + outcomes[outcome]
+                for folded in totals["folded"]:  # a crash may have come before its unlink
+                    self.disk.unlink(f"{self.path if folded.startswith('dead/') else self.segments}/{folded}")
+                totals["folded"] = [key]
+                self._write_totals(totals)
+            self.disk.unlink(path)
+        return True
+
+    def _write_totals(self, totals: dict[str, Any]) -> None:
+        temporary = f"{self.path}/.totals.tmp"
+        self.disk.unlink(temporary)
+        fd = self.disk.create(temporary, self.file_mode, self.gid)
+        try:
+            self.disk.write(fd, orjson.dumps(totals), 0)
+            self.disk.datasync(fd)
+        finally:
+            self.disk.close(fd)
+        self.disk.rename(temporary, f"{self.path}/totals.json")
+
+    def set_aside(self, segment: str, at: int, data: bytes) -> str:
+        """Keep damaged bytes for a person to look at; returns the path, "" if even that can't be written."""
+        path = f"{self.bad}/{segment}-{at}.bad"
+        try:
+            fd = self.disk.create(path, self.file_mode, self.gid)
+        except OSError:
+            return path if self.disk.size(path) else ""
+        try:
+            self.disk.write(fd, data, 0)
+        except OSError:
+            return ""
+        finally:
+            self.disk.close(fd)
+        return path
+
+    def read_outcomes(self, path: str) -> tuple[fmt.Header, dict[Outcome, int]] | None:
+        """Read a segment's header and outcomes without claiming it; None if it is gone.  Raises OSError or ValueError."""
+        try:
+            fd = self.disk.open(path, write=False)
+        except FileNotFoundError:
+            return None
+        try:
+            first = self.disk.read(fd, fmt.PAGE_BYTES, 0)
+            header = fmt.decode_header(self.disk.read(fd, fmt.header_bytes_wanted(first), 0))
+            settled = self.disk.read(fd, header.events_max, header.outcomes_at)
+        finally:
+            self.disk.close(fd)
+        return header, count_outcomes(settled)
+
+
+def writer_of(name: str) -> str:
+    """Return the writer that a segment's name tells."""
+    return name.split("-")[1] if name.count("-") >= 2 else ""  # noqa: PLR2004 - time-writer-number

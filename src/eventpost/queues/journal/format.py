@@ -1,0 +1,265 @@
+"""The bytes on the disk, version 1.  Pure: values in, values out, no file is touched here.
+
+A segment is one file::
+
+    page 0 ..      header   fixed part (64 bytes) and a JSON text, padded to whole pages of 4,096 bytes
+    next pages     outcomes one byte per event, by ordinal: 0 while unsettled, else an :class:`Outcome`
+    rest           records  frames, each starting at a multiple of 8
+
+Fixed part, little endian: magic ``EVPOSTJ\\n``, format version (u16), pages of the header (u16), pages of the outcomes
+(u32), length and crc32 of the JSON text (u32 each), and, zero until the segment is sealed: number of events (u32), end of
+the records (u64) and a crc32 of those two (u32).
+
+Frame: length with this head (u32), ordinal (u32), seconds since the epoch (u32), envelope number (u16), kind (u8),
+reserved (u8), crc32 over the 16 bytes before it and the payload (u32), payload, zeros up to a multiple of 8.  Kinds:
+an ENVELOPE defines the number that later frames name (written twice, so that one damaged place costs no other event); an
+EVENT is one event's bytes; a DEAD letter is the same with a JSON text before it.  A length of zero is the end so far.
+
+Outcome bytes differ from zero and from each other in at least three bits: a flipped bit makes an unknown byte, which counts
+as unsettled, and an event that is sent twice is one the endpoint can recognise; one that is never sent is lost.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import orjson
+
+from ...event import Envelope
+
+VERSION: Final = 1
+MAGIC: Final = b"EVPOSTJ\n"
+PAGE_BYTES: Final = 4096
+ALIGN_BYTES: Final = 8
+FRAME_HEAD_BYTES: Final = 20
+
+_FIXED: Final = struct.Struct("<8sHHIII")
+_SEAL: Final = struct.Struct("<IQI")
+SEAL_AT: Final = _FIXED.size
+_JSON_AT: Final = 64
+_HEAD: Final = struct.Struct("<IIIHBB")
+_CRC: Final = struct.Struct("<I")
+_FRAME: Final = struct.Struct("<IIIHBBI")
+_DEAD_META: Final = struct.Struct("<I")
+
+
+class Kind(IntEnum):
+    """What a frame holds."""
+
+    ENVELOPE = 1
+    EVENT = 2
+    DEAD = 3
+
+
+class Outcome(IntEnum):
+    """What became of an event; the byte that settles it."""
+
+    DELIVERED = 0xD1
+    DEAD = 0x6E
+    OVERFLOW = 0xB4
+    DAMAGED = 0x2B
+    RETRIED = 0x4D
+    DISCARDED = 0xF8
+    EXPIRED = 0x5A
+    PURGED = 0x8A
+
+
+DROPPED: Final = {
+    Outcome.OVERFLOW: "overflow",
+    Outcome.DAMAGED: "damaged",
+    Outcome.DISCARDED: "dead_discarded",
+    Outcome.EXPIRED: "dead_expired",
+    Outcome.PURGED: "purged",
+}
+"""The outcomes that are losses, with the ledger's word for them."""
+
+SETTLED: Final = frozenset(int(outcome) for outcome in Outcome)
+
+
+class BadHeader(ValueError):  # noqa: N818 - a state of the file, named as such in messages
+    """The header is not one that this version wrote."""
+
+
+class NewerFormat(ValueError):  # noqa: N818 - a state of the file, named as such in messages
+    """The segment was written by a newer release: left alone, counted, reported."""
+
+
+class Header(NamedTuple):
+    """What a segment says of itself.  ``sender`` tells whether its writer also sends; ``retry`` marks re-queued dead letters."""
+
+    lane: str
+    writer: str
+    created_ms: int
+    sender: bool
+    retry: bool
+    header_pages: int
+    outcome_pages: int
+    sealed_events: int | None = None
+    sealed_end: int | None = None
+
+    @property
+    def outcomes_at(self) -> int:
+        """Offset of the outcome bytes."""
+        return self.header_pages * PAGE_BYTES
+
+    @property
+    def records_at(self) -> int:
+        """Offset of the first frame."""
+        return (self.header_pages + self.outcome_pages) * PAGE_BYTES
+
+    @property
+    def events_max(self) -> int:
+        """How many events the segment can hold, by its outcome bytes."""
+        return self.outcome_pages * PAGE_BYTES
+
+
+def encode_header(lane: str, writer: str, created_ms: int, *, sender: bool, retry: bool, outcome_pages: int) -> bytes:
+    """Return the header pages of a new segment."""
+    text = orjson.dumps({"lane": lane, "writer": writer, "created_ms": created_ms, "sender": sender, "retry": retry})
+    pages = -(-(_JSON_AT + len(text)) // PAGE_BYTES)
+    fixed = _FIXED.pack(MAGIC, VERSION, pages, outcome_pages, len(text), crc32(text))
+    return (fixed.ljust(_JSON_AT, b"\0") + text).ljust(pages * PAGE_BYTES, b"\0")
+
+
+def header_bytes_wanted(first_page: bytes) -> int:
+    """Return how many bytes of a file must be read to decode its header, judged by its first page."""
+    if len(first_page) < _FIXED.size or first_page[:8] != MAGIC:
+        return PAGE_BYTES
+    pages: int = _FIXED.unpack_from(first_page)[2]
+    return max(1, pages) * PAGE_BYTES
+
+
+def decode_header(data: bytes) -> Header:
+    """Read a header.  Raises BadHeader for what is damaged and NewerFormat for what is newer."""
+    if len(data) < PAGE_BYTES or data[:8] != MAGIC:
+        raise BadHeader("not a segment: its first bytes are not a segment's")
+    _, version, pages, outcome_pages, length, checksum = _FIXED.unpack_from(data)
+    if version > VERSION:
+        raise NewerFormat(f"format version {version}; this release reads up to {VERSION}")
+    text = data[_JSON_AT : _JSON_AT + length]
+    if version == 0 or not pages or not outcome_pages or len(text) != length or crc32(text) != checksum:
+        raise BadHeader("the header's checksum does not hold")
+    try:
+        fields: dict[str, Any] = orjson.loads(text)
+        header = Header(
+            str(fields["lane"]), str(fields["writer"]), int(fields["created_ms"]),
+            bool(fields["sender"]), bool(fields["retry"]), pages, outcome_pages,
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BadHeader("the header's text cannot be read") from error
+    return with_seal(header, data)
+
+
+def with_seal(header: Header, data: bytes) -> Header:
+    """Return the header with what its first page says of the seal."""
+    seal = decode_seal(data[SEAL_AT : SEAL_AT + _SEAL.size])
+    return header if seal is None else header._replace(sealed_events=seal[0], sealed_end=seal[1])
+
+
+def encode_seal(events: int, end: int) -> bytes:
+    """Return the bytes that go to ``SEAL_AT`` when a segment is sealed."""
+    body = _SEAL.pack(events, end, 0)[:12]
+    return _SEAL.pack(events, end, crc32(body) | 1)
+
+
+def decode_seal(data: bytes) -> tuple[int, int] | None:
+    """Read the seal: number of events and end of the records, or None if there is none."""
+    events, end, checksum = _SEAL.unpack(data)
+    if not checksum or crc32(data[:12]) | 1 != checksum:
+        return None
+    return events, end
+
+
+SEAL_BYTES: Final = _SEAL.size
+
+
+def frame(kind: int, ordinal: int, at_s: int, envelope: int, payload: bytes) -> bytes:
+    """Return one frame, padded."""
+    length = FRAME_HEAD_BYTES + len(payload)
+    head = _HEAD.pack(length, ordinal, at_s, envelope, kind, 0)
+    data = head + _CRC.pack(crc32(payload, crc32(head))) + payload
+    return data + b"\0" * (-length % ALIGN_BYTES)
+
+
+def frame_bytes(payload_bytes: int) -> int:
+    """Return how much room a frame with such a payload takes."""
+    return (FRAME_HEAD_BYTES + payload_bytes + ALIGN_BYTES - 1) & -ALIGN_BYTES
+
+
+class Frame(NamedTuple):
+    """A frame that was read; ``end`` is the offset of the next one, relative like ``at``."""
+
+    kind: int
+    ordinal: int
+    at_s: int
+    envelope: int
+    payload: bytes
+    end: int
+
+
+def read_frame(data: bytes, at: int) -> Frame | None | bool:
+    """Read the frame at ``at``: a Frame; None if nothing is there yet; False if what is there is incomplete or damaged."""
+    if at + FRAME_HEAD_BYTES > len(data):
+        return None if not any(data[at:]) else False
+    length, ordinal, at_s, envelope, kind, _, checksum = _FRAME.unpack_from(data, at)
+    if not length:
+        return None if not any(data[at : at + FRAME_HEAD_BYTES]) else False
+    stop = at + length
+    if length < FRAME_HEAD_BYTES or stop > len(data):
+        return False
+    payload = data[at + FRAME_HEAD_BYTES : stop]
+    if crc32(payload, crc32(data[at : at + 16])) != checksum:
+        return False
+    return Frame(kind, ordinal, at_s, envelope, payload, at + ((length + ALIGN_BYTES - 1) & -ALIGN_BYTES))
+
+
+def frame_length(data: bytes, at: int) -> int:
+    """Return the length that the frame at ``at`` claims, 0 if there is none."""
+    length: int = _CRC.unpack_from(data, at)[0] if at + 4 <= len(data) else 0
+    return length
+
+
+def resync(data: bytes, at: int) -> int | None:
+    """Return the offset of the first whole frame after ``at``, or None.  For bytes that nobody writes to any more."""
+    for start in range((at + ALIGN_BYTES) & -ALIGN_BYTES, len(data) - FRAME_HEAD_BYTES + 1, ALIGN_BYTES):
+        if data[start + 14] in (1, 2, 3) and isinstance(read_frame(data, start), Frame):
+            return start
+    return None
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """Return an envelope as bytes.  Latin-1 keeps prefix and suffix byte for byte inside JSON."""
+    return orjson.dumps([
+        envelope.url, envelope.verb, envelope.headers, envelope.shared,
+        envelope.prefix.decode("latin-1"), envelope.suffix.decode("latin-1"),
+    ])  # fmt: skip
+
+
+def decode_envelope(payload: bytes) -> Envelope:
+    """Read an envelope back.  Raises ValueError."""
+    try:
+        url, verb, headers, shared, prefix, suffix = orjson.loads(payload)
+        pairs = tuple((str(name), str(value)) for name, value in headers)
+        return Envelope(str(url), str(verb), pairs, bool(shared), prefix.encode("latin-1"), suffix.encode("latin-1"))
+    except (AttributeError, TypeError, UnicodeEncodeError) as error:
+        raise ValueError("not an envelope") from error
+
+
+def encode_dead(meta: dict[str, Any], payload: bytes) -> bytes:
+    """Return a dead letter: what is known of its end, then the event's own bytes."""
+    text = orjson.dumps(meta)
+    return _DEAD_META.pack(len(text)) + text + payload
+
+
+def decode_dead(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Read a dead letter back.  Raises ValueError."""
+    if len(data) < 4:  # noqa: PLR2004 - the u32 before the text
+        raise ValueError("not a dead letter")
+    (length,) = _DEAD_META.unpack_from(data)
+    meta = orjson.loads(data[4 : 4 + length])
+    if not isinstance(meta, dict):
+        raise ValueError("not a dead letter")  # noqa: TRY004 - bad bytes, not a bad argument
+    return meta, data[4 + length :]

@@ -1,0 +1,303 @@
+"""JournalQueue: the queue that survives its process.  See the package's docstring for the theory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ...clock import Clock, SystemClock
+from ...event import Event
+from ...watch.signals import Damaged, Signal, Trouble
+from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
+from .claims import Claims
+from .dead import DeadWriter
+from .disk import Disk
+from .folder import Folder
+from .format import DROPPED, Outcome
+from .keeper import Adopt, Keeper
+from .segment import Cursor, JournalLease, SegmentWriter
+from .store import SEGMENT_BYTES_MIN, Store
+
+if TYPE_CHECKING:
+    from .format import Header
+
+_DAY_S = 86_400.0
+_DEAD_RETRY_S = 60.0
+
+
+class JournalQueue:
+    """A durable queue in a folder of files; shared by any number of processes on one machine.
+
+    Args:
+        path: The folder; made (mode 0700) if it is not there.  Resolved once, here.
+        durability: ``"os"`` survives kill -9 of the process; power loss can cost the last ``sync_interval_s``, or what
+            the kernel had not yet written (some 30 s) where no sender runs.  ``"fsync"`` survives power loss.
+        bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may exceed it
+            by what it has open.
+        overflow: What a put does at the bound: ``"refuse"`` raises QueueFull, ``"drop_oldest"`` drops whole segments,
+            counted event by event, ``"block"`` waits up to ``block_timeout_s`` and then raises QueueFull.
+        block_timeout_s: See ``overflow``.
+        dead_bytes_max: Bound on dead letters, in bytes; None: no bound.
+        dead_age_max_s: Age at which a dead letter is dropped, in seconds; None: never.
+        segment_bytes_max: Size to which segments grow, in bytes; the first ones are smaller.
+        sync_interval_s: How often the sender's thread syncs at ``"os"``, in seconds; 0: never.
+        scan_interval_s: How often the elected process looks for what others left, in seconds.
+        adopt: ``"elected"``: one of the processes adopts; ``"always"``: this one does, at once (a sender of its own);
+            ``"never"``: this one does not.
+        group: A group's name or number that shares the folder (folders 2770, files 0660); None: private to the user.
+        allow_network_fs: Do not refuse a network file system.
+        disk: The object through which files are reached.
+        clock: Time.
+
+    Raises:
+        JournalUnusable: the folder can't be used; the message names the remedy.
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        durability: Literal["os", "fsync"] = "os",
+        bytes_max: int = 4 << 30,
+        overflow: Overflow = "refuse",
+        *,
+        block_timeout_s: float = 1.0,
+        dead_bytes_max: int | None = 256 << 20,
+        dead_age_max_s: float | None = 30 * _DAY_S,
+        segment_bytes_max: int = 8 << 20,
+        sync_interval_s: float = 1.0,
+        scan_interval_s: float = 5.0,
+        adopt: Adopt = "elected",
+        group: str | int | None = None,
+        allow_network_fs: bool = False,
+        disk: Disk | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        _one_of("durability", durability, ("os", "fsync"))
+        _one_of("overflow", overflow, get_args(Overflow))
+        _one_of("adopt", adopt, get_args(Adopt))
+        _at_least("bytes_max", bytes_max, 4 * SEGMENT_BYTES_MIN)
+        _at_least("segment_bytes_max", segment_bytes_max, SEGMENT_BYTES_MIN)
+        _at_least("block_timeout_s", block_timeout_s, 0)
+        _at_least("sync_interval_s", sync_interval_s, 0)
+        _at_least("scan_interval_s", scan_interval_s, 0.01)
+        _at_least("dead_bytes_max", dead_bytes_max, 1)
+        _at_least("dead_age_max_s", dead_age_max_s, 0)
+        self.emit: Callable[[Signal], None] = _nobody
+        self.clock: Clock = clock or SystemClock()
+        self._durability: Durability = durability
+        self.folder = Folder(path, disk=disk, gid=_gid(group), allow_network_fs=allow_network_fs)
+        self._claims = Claims(self.folder, self.clock, on_damage=self._damaged, emit=self._tell)
+        self._store = Store(
+            self.folder, self.clock, durable=durability == "fsync", bytes_max=bytes_max,
+            segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow, block_timeout_s=block_timeout_s,
+            make_room=lambda wanted: self._keeper.make_room(wanted), appended=self._claims.add_own,
+        )  # fmt: skip
+        self._keeper = Keeper(
+            self.folder, self.clock, store=self._store, claims=self._claims, adopt=adopt, sync_interval_s=sync_interval_s,
+            scan_interval_s=scan_interval_s, dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s, emit=self._tell,
+            on_damage=self._damaged,
+        )  # fmt: skip
+        self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
+        self._last: QueueStats | None = None
+
+    def put(self, events: Sequence[Event]) -> None:
+        """See Queue.put."""
+        self._store.put(events)
+
+    @property
+    def path(self) -> str:
+        """The folder."""
+        return self.folder.path
+
+    @property
+    def durability(self) -> Durability:
+        """See Queue.durability."""
+        return self._durability
+
+    @property
+    def lease_s(self) -> None:
+        """A lease lasts as long as this process holds it."""
+        return
+
+    @property
+    def sends(self) -> bool:
+        """Whether this process delivers what it stores; False leaves that to another.  Set before the first put."""
+        return self._store.sends
+
+    @sends.setter
+    def sends(self, value: bool) -> None:
+        self._store.sends = value
+
+    def _tell(self, signal: Signal) -> None:
+        self.emit(signal)
+
+    def _damaged(self, cursor: Cursor, at: int, data: bytes, lost: int, why: str) -> None:
+        path = self.folder.set_aside(cursor.name, at, data)
+        if cursor.adopted:
+            self._claims.adopted += lost
+        self._claims.lose("damaged", lost)
+        self._tell(Damaged(path or cursor.path, at, len(data), why))
+
+    def lanes(self) -> Sequence[str]:
+        """See Queue.lanes."""
+        return [url for url, lane in list(self._claims.lanes.items()) if lane.own or lane.cursors or lane.again]
+
+    def claim(self, lane: str, events_max: int, bytes_max: int) -> list[Lease]:
+        """See Queue.claim."""
+        return self._claims.claim(lane, events_max, bytes_max)
+
+    def pending(self, lane: str) -> int:
+        """See Queue.pending."""
+        return self._claims.pending(lane)
+
+    def next_due_s(self) -> float | None:
+        """See Queue.next_due_s."""
+        return self._claims.next_due_s()
+
+    def ack(self, leases: Sequence[Lease]) -> None:
+        """See Queue.ack."""
+        self._claims.ack(leases)
+
+    def release(self, leases: Sequence[Lease], delay_s: float = 0.0) -> None:
+        """See Queue.release."""
+        self._claims.release(leases, delay_s)
+
+    def bury(self, leases: Sequence[Lease], reason: str, answer: Answer | None = None) -> None:
+        """See Queue.bury.  If the letter can't be written, the event goes back to the queue for a minute."""
+        with self._claims.lock:
+            live = [lease for lease in leases if isinstance(lease, JournalLease) and lease.live]
+            if not live:
+                return
+            try:
+                if self._store.presence_fd < 0:
+                    self.folder.make()
+                    self._store.writer_name, self._store.presence_fd = self.folder.enter()
+                self._dead.write(live, reason, answer, self._store.writer_name)
+            except OSError as error:
+                self._claims.release(live, _DEAD_RETRY_S)
+                self._tell(Trouble("journal", f"a dead letter can't be stored in {self.folder.dead}: {error.strerror}"))
+                return
+            self._claims.settle_dead(live)
+
+    def tend(self) -> float | None:
+        """See Queue.tend."""
+        return self._keeper.tend()
+
+    def scan(self) -> int:
+        """Look for what others left, now; returns how many segments were adopted."""
+        return self._keeper.scan()
+
+    def sync(self, timeout_s: float) -> bool:  # noqa: ARG002 - a sync can't be interrupted; the kernel's own limits apply
+        """See Queue.sync."""
+        return self._store.sync()
+
+    def stats(self) -> QueueStats:
+        """See Queue.stats."""
+        if self._last is not None:
+            return self._last
+        claims = self._claims
+        with self._store.lock, claims.lock:
+            settled = {} if self._store.sends else self._others()
+            delivered, dead, dropped = claims.delivered, claims.dead, dict(claims.dropped)
+            delivered += settled.get(Outcome.DELIVERED, 0)
+            dead += settled.get(Outcome.DEAD, 0)
+            moved = self._own_dead() if claims.dead else {}
+            dead -= sum(moved.values())
+            for outcome, reason in DROPPED.items():
+                more = settled.get(outcome, 0) + moved.get(outcome, 0)
+                if more:
+                    dropped[reason] = dropped.get(reason, 0) + more
+            return QueueStats(
+                accepted=self._store.accepted() + claims.adopted, adopted=claims.adopted, delivered=delivered,
+                queued=claims.unread() + claims.waiting - sum(settled.values()), in_flight=claims.in_flight, dead=dead,
+                dropped=dropped, stored_bytes=self._stored_bytes(),
+            )  # fmt: skip
+
+    def _stored_bytes(self) -> int:
+        try:
+            return self.folder.stored_bytes()
+        except OSError:
+            return 0  # a folder that can't be listed any more: the count matters more
+
+    def _others(self) -> dict[Outcome, int]:
+        try:
+            self._keeper.reap_own()
+            return self._keeper.settled_by_others()
+        except (OSError, ValueError):
+            return {}
+
+    def _own_dead(self) -> dict[Outcome, int]:
+        try:
+            return self._keeper.own_dead()
+        except (OSError, ValueError):
+            return {}
+
+    def after_fork_in_child(self) -> None:
+        """See Queue.after_fork_in_child."""
+        self._store.forget()
+        self._claims.forget()
+        self._dead.forget()
+        self._keeper.leave()
+        self._keeper.reset()
+
+    def close(self, timeout_s: float = 10.0) -> None:  # noqa: ARG002 - nothing here waits for anybody
+        """See Queue.close.  What is not delivered stays in the folder, where any sender may take it."""
+        with self._store.lock:
+            if self._last is not None:
+                return
+            claims = self._claims
+            try:
+                self._store.close()
+                self._dead.close()
+                with claims.lock:
+                    self._end_own()
+                claims.fold_done()
+                if not self._store.sends:
+                    self._keeper.reap_own()
+            except (OSError, ValueError) as error:
+                self._tell(Trouble("journal", f"{self.folder.path} could not be left in order: {error}"))
+            last = self.stats()
+            self._last = QueueStats(
+                accepted=last.accepted, adopted=last.adopted, delivered=last.delivered, queued=last.queued + last.in_flight,
+                in_flight=0, dead=last.dead, dropped=last.dropped, stored_bytes=last.stored_bytes,
+            )  # fmt: skip
+            claims.close()
+            self._keeper.leave()
+            self._store.leave(nothing_left=not self._last.queued and not self._last.dead)
+
+    def _end_own(self) -> None:
+        """Let readers that stand at the end of a segment see that it is sealed now."""
+        for lane in self._claims.lanes.values():
+            for cursor in list(lane.cursors):
+                if not cursor.adopted and not cursor.unread():
+                    self._claims.read_to_end(lane, cursor)
+
+    def __repr__(self) -> str:
+        return f"JournalQueue({self.folder.path!r}, durability={self._durability!r})"
+
+
+def _nobody(signal: Signal) -> None:
+    """Hear a signal that nobody listens to."""
+
+
+def _gid(group: str | int | None) -> int | None:
+    if group is None or isinstance(group, int):
+        return group
+    import grp  # noqa: PLC0415 - POSIX only, like this argument
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ValueError(f"group={group!r}: there is no such group on this machine") from None
+
+
+def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ValueError(f"{name}={value!r}: must be at least {least:g}")

@@ -1,0 +1,410 @@
+"""One segment from its two sides: the process that appends to it, and the one that reads and settles it.
+
+Orders of writing, each with its reason:
+
+* A segment is made under a temporary name, allocated, given its header, synced if asked, then renamed in: a name that ends
+  in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.
+* Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the store,
+  so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not yet".
+* Outcome bytes are stored after the fact they tell (an answer that came, a dead letter that is on the disk): a crash in
+  between repeats an event, the other order would lose one.
+* Sealing stores the count and the end, then lets the mapping go, then cuts the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from ...event import Envelope, Event
+from ..protocol import Lease
+from . import format as fmt
+from .disk import Disk, Map
+from .format import FRAME_HEAD_BYTES, PAGE_BYTES, SETTLED, Header, Kind, Outcome
+
+READ_BYTES: Final = 1 << 18
+_FRAME: Final = Struct("<IIIHBBI")
+_HEAD: Final = Struct("<IIIHBB")
+_CRC: Final = Struct("<I")
+_PADDING: Final = tuple(b"\0" * n for n in range(fmt.ALIGN_BYTES))
+
+
+class JournalLease(Lease):
+    """A lease on one frame; ``again`` is set once the event was given back."""
+
+    __slots__ = ("again", "cursor", "ordinal")
+    cursor: Cursor
+    ordinal: int
+    again: Again | None
+
+
+class Again:
+    """An event that was given back: ``lease`` is who holds it now, None while it waits for its time."""
+
+    __slots__ = ("attempts", "cursor", "event", "lease", "ordinal")
+
+    def __init__(self, cursor: Cursor, ordinal: int, event: Event, attempts: int) -> None:
+        self.cursor = cursor
+        self.ordinal = ordinal
+        self.event = event
+        self.attempts = attempts
+        self.lease: JournalLease | None = None
+
+
+class SegmentWriter:
+    """The appending side.  One thread at a time, which the queue sees to."""
+
+    __slots__ = (
+        "count", "durable", "end", "envelopes", "events_max", "fd", "header", "map", "name", "path", "sealed", "size", "synced",
+        "synced_count",
+    )  # fmt: skip
+
+    def __init__(
+        self, disk: Disk, folder: str, name: str, header_bytes: bytes, size: int, *,
+        mode: int, gid: int | None, durable: bool,
+    ) -> None:  # fmt: skip
+        """Make the file.  Raises OSError, after which nothing of it is left.  ``durable``: sync each put (level fsync)."""
+        self.header = fmt.decode_header(header_bytes)
+        self.name = name
+        self.path = f"{folder}/{name}"
+        self.size = size
+        temporary = f"{folder}/.{name}.tmp"
+        self.fd = disk.create(temporary, mode, gid)
+        try:
+            disk.allocate(self.fd, size)
+            self.map: Map | None = disk.map(self.fd, size)
+            self.map[0 : len(header_bytes)] = header_bytes
+            self.end = self.synced = self.header.records_at
+            self.events_max = self.header.events_max
+            if durable:
+                disk.datasync(self.fd)
+            disk.rename(temporary, self.path)
+            if durable:
+                disk.sync_folder(folder)  # the name is part of the promise
+        except BaseException:
+            disk.close(self.fd)
+            disk.unlink(temporary)
+            raise
+        self.count = 0
+        self.envelopes: dict[Envelope, int] = {}
+        self.synced_count = 0
+        self.durable = durable
+        self.sealed = False
+
+    def has_room(self, payload_bytes: int, events: int, new_envelopes_bytes: int) -> bool:
+        """Tell whether that many events with that many bytes of frames fit."""
+        return (
+            self.end + payload_bytes + new_envelopes_bytes <= self.size
+            and self.count + events <= self.events_max
+            and len(self.envelopes) < 0xFFFF  # noqa: PLR2004 - the envelope number is a u16
+        )
+
+    def define(self, envelope: Envelope, definition: bytes, at_s: int) -> int:
+        """Write an envelope, twice, and return its number."""
+        number = len(self.envelopes)
+        data = fmt.frame(Kind.ENVELOPE, self.count, at_s, number, definition)
+        self._store(data + data)
+        self.envelopes[envelope] = number
+        return number
+
+    def append(self, kind: int, number: int, payload: bytes, at_s: int) -> None:
+        """Store one frame.  The caller has seen to the room."""
+        length = FRAME_HEAD_BYTES + len(payload)
+        head = _HEAD.pack(length, self.count, at_s, number, kind, 0)
+        end = self.end
+        stop = end + ((length + 7) & -8)
+        self.map[end:stop] = head + _CRC.pack(crc32(payload, crc32(head))) + payload + _PADDING[-length & 7]  # type: ignore[index]  # a sealed writer is never appended to
+        self.end = stop
+        self.count += 1
+
+    def _store(self, data: bytes) -> None:
+        self.map[self.end : self.end + len(data)] = data  # type: ignore[index]  # as in append
+        self.end += len(data)
+
+    @property
+    def visible(self) -> int:
+        """Return how far the own reader may look: at ``fsync`` it sends nothing that was not promised yet."""
+        return self.synced if self.durable else self.end
+
+    def take_back(self, end: int, count: int) -> None:
+        """Forget what was stored after ``end`` and not promised; the segment must be sealed next, never appended to."""
+        self.end, self.count = end, count
+
+    def seal(self, disk: Disk) -> None:
+        """End it: what it holds is all it will ever hold.  Idempotent; raises OSError only where the disk does."""
+        if self.sealed:
+            return
+        self.sealed = True
+        if self.map is not None:
+            self.map[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES] = fmt.encode_seal(self.count, self.end)
+        # Not closed: the own reader may be slicing it this moment; the last reference lets it go.
+        self.map = None
+        try:
+            disk.truncate(self.fd, self.end)
+        finally:
+            fd, self.fd = self.fd, -1
+            disk.close(fd)
+
+
+class Cursor:
+    """The reading side: hands out the events that are not settled, in order, and stores what became of them.
+
+    ``writer`` is the own writer while it appends, else None.  ``alive()`` tells whether another process still writes here.
+    """
+
+    __slots__ = (
+        "adopted", "alive", "at", "buffer", "buffer_at", "disk", "end", "ended", "envelopes", "fd", "fresh", "header", "leased", "map",
+        "name", "on_damage", "ordinal", "path", "waiting", "writer",
+    )  # fmt: skip
+
+    def __init__(
+        self, disk: Disk, path: str, *, writer: SegmentWriter | None = None, alive: Callable[[], bool] | None = None,
+        on_damage: Callable[[Cursor, int, bytes, int, str], None], fd: int | None = None,
+    ) -> None:  # fmt: skip
+        """Open a segment.  Raises OSError, BadHeader or NewerFormat."""
+        self.disk = disk
+        self.path = path
+        self.name = path.rsplit("/", 1)[1]
+        self.fd = disk.open(path) if fd is None else fd
+        try:
+            first = disk.read(self.fd, PAGE_BYTES, 0)
+            self.header: Header = fmt.decode_header(disk.read(self.fd, fmt.header_bytes_wanted(first), 0))
+            self.map: Map | None = disk.map(self.fd, self.header.records_at)
+        except (OSError, ValueError):
+            if fd is None:
+                disk.close(self.fd)
+            raise
+        self.fresh = not any(self.map[self.header.outcomes_at : self.header.records_at])
+        self.writer = writer
+        self.alive = alive
+        self.adopted = writer is None and alive is not None
+        self.on_damage = on_damage
+        self.at = self.header.records_at
+        self.ordinal = 0
+        self.leased = 0
+        self.waiting = 0
+        self.ended = False
+        self.end: int | None = self.header.sealed_end
+        self.envelopes: dict[int, Envelope] = {}
+        self.buffer = b""
+        self.buffer_at = 0
+
+    def read(self, events_max: int, bytes_max: int, now: float, out: list[JournalLease], intern: Callable[[Envelope], Envelope]) -> int:  # noqa: C901, PLR0912 - one loop over bytes, kept flat for speed
+        """Append leases to ``out`` and return the payload bytes handed out.  ``ended`` is set when nothing can follow."""
+        taken = 0
+        while events_max > 0 and taken < bytes_max:
+            data, at = self._window()
+            stop = len(data)
+            settled = self._settled()
+            envelopes = self.envelopes
+            begin = at
+            anomaly = True
+            while events_max > 0 and taken < bytes_max:
+                if at + FRAME_HEAD_BYTES > stop:
+                    break
+                length, ordinal, _, number, kind, _, checksum = _FRAME.unpack_from(data, at)
+                after = at + length
+                if after > stop or length < FRAME_HEAD_BYTES or ordinal != self.ordinal:
+                    break
+                payload = data[at + FRAME_HEAD_BYTES : after]
+                if crc32(payload, crc32(data[at : at + 16])) != checksum:
+                    break
+                if kind == Kind.EVENT:
+                    envelope = envelopes.get(number)
+                    if envelope is None or ordinal >= self.header.events_max:
+                        break
+                    self.ordinal = ordinal + 1
+                    if settled is None or settled[ordinal] not in SETTLED:
+                        lease = JournalLease(Event(envelope, payload), None, now)
+                        lease.cursor = self
+                        lease.ordinal = ordinal
+                        lease.again = None
+                        out.append(lease)
+                        events_max -= 1
+                        taken += length
+                elif kind == Kind.ENVELOPE:
+                    try:
+                        envelopes[number] = intern(fmt.decode_envelope(payload))
+                    except ValueError:
+                        break
+                else:
+                    break
+                at += (length + 7) & -8
+            else:
+                anomaly = False
+            self.at += at - begin
+            if anomaly and at == begin and not self._go_on(empty=begin == stop):
+                break
+        return taken
+
+    def _window(self) -> tuple[bytes, int]:
+        """Return bytes that start no later than ``at``, and where in them ``at`` is."""
+        offset = self.at - self.buffer_at
+        if 0 <= offset < len(self.buffer) - FRAME_HEAD_BYTES:
+            length = fmt.frame_length(self.buffer, offset)
+            if length and offset + length <= len(self.buffer):
+                return self.buffer, offset
+        wanted = READ_BYTES
+        window = self._fetch(wanted)
+        length = fmt.frame_length(window, 0)
+        if length > len(window) == wanted:
+            window = self._fetch(length)
+        self.buffer, self.buffer_at = window, self.at
+        return window, 0
+
+    def _fetch(self, length: int) -> bytes:
+        writer = self.writer
+        if writer is not None:
+            visible, mapped = writer.visible, writer.map
+            if mapped is not None:
+                return mapped[self.at : min(visible, self.at + length)]
+        stop = self.at + length if self.end is None else min(self.end, self.at + length)
+        return self.disk.read(self.fd, max(0, stop - self.at), self.at)
+
+    def _settled(self) -> bytes | None:
+        """Return the outcome bytes, or None if nothing was settled before this cursor was opened (the usual case)."""
+        return None if self.fresh or self.map is None else self.map[self.header.outcomes_at : self.header.records_at]
+
+    def _go_on(self, *, empty: bool) -> bool:
+        """Decide what it means that the next frame could not be read; True: read on.  ``empty``: there were no bytes."""
+        self.buffer = b""
+        if self.writer is not None:
+            if not self.writer.sealed:
+                return not empty and self._skip_damage(self.writer.visible)
+            self._end_at(self.writer.count, self.writer.end)
+            self.writer = None
+            return True
+        if self.end is None:
+            seal = fmt.decode_seal(self.disk.read(self.fd, fmt.SEAL_BYTES, fmt.SEAL_AT))
+            if seal is not None:
+                self._end_at(*seal)
+            elif self.alive is not None and self.alive():
+                return False
+            else:  # nobody writes here any more: what is readable now is all there is
+                self.end = self.disk.size(self.path)
+            return True
+        if self.at < self.end and self._skip_damage(self.end):
+            return True
+        self._finish()
+        return False
+
+    def _end_at(self, events: int, end: int) -> None:
+        self.header = self.header._replace(sealed_events=events, sealed_end=end)
+        self.end = end
+
+    def _skip_damage(self, stop: int) -> bool:
+        """Set aside what can't be read and go to the next whole frame; False: there is none before ``stop``."""
+        data = self.disk.read(self.fd, stop - self.at, self.at)
+        here = fmt.read_frame(data, 0)
+        if here is None and not any(data):
+            return False
+        if isinstance(here, fmt.Frame) and self._passable(here):
+            # A whole frame that can't be delivered (its envelope is gone), or one that follows a gap.
+            lost_until = here.ordinal if here.ordinal > self.ordinal or here.kind == Kind.ENVELOPE else here.ordinal + 1
+            skipped = 0 if here.ordinal > self.ordinal else here.end
+        else:
+            found = fmt.resync(data, 0)
+            if found is None:
+                return False
+            follower = fmt.read_frame(data, found)
+            lost_until = follower.ordinal if isinstance(follower, fmt.Frame) else self.ordinal
+            skipped = found
+        lost = max(0, lost_until - self.ordinal)
+        self._lose(lost, data[:skipped], "a frame's checksum does not hold")
+        self.at += skipped
+        self.buffer = b""
+        return bool(skipped or lost)
+
+    def _passable(self, here: fmt.Frame) -> bool:
+        return here.ordinal >= self.ordinal
+
+    def _lose(self, lost: int, data: bytes, why: str) -> None:
+        first, self.ordinal = self.ordinal, self.ordinal + lost
+        count = self.mark(range(first, min(first + lost, self.header.events_max)), Outcome.DAMAGED)
+        self.on_damage(self, self.at, data, count, why)
+
+    def _finish(self) -> None:
+        """Account for the tail, then hand out nothing more."""
+        self.ended = True
+        end = self.end or 0
+        if self.header.sealed_events is not None and self.header.sealed_end == end and self.ordinal < self.header.sealed_events:
+            tail = self.disk.read(self.fd, max(0, end - self.at), self.at)
+            self._lose(self.header.sealed_events - self.ordinal, tail, "a frame's checksum does not hold")
+        elif self.at < end:
+            tail = self.disk.read(self.fd, min(end - self.at, 1 << 24), self.at).rstrip(b"\0")
+            if tail:
+                self.on_damage(self, self.at, tail, 0, "torn tail: the writer died before this put returned")
+        self.at = end
+        self.buffer = b""
+
+    def mark(self, ordinals: range, outcome: Outcome) -> int:
+        """Settle those of the ordinals that are not settled yet; returns how many were."""
+        if self.map is None or not ordinals:
+            return 0
+        start = self.header.outcomes_at + ordinals.start
+        stop = start + len(ordinals)
+        before = self.map[start:stop]
+        fresh = before.count(0)
+        if fresh == len(before):
+            self.map[start:stop] = bytes([outcome]) * fresh
+            return fresh
+        fresh = 0
+        for offset, byte in enumerate(before):
+            if byte not in SETTLED:
+                self.map[start + offset : start + offset + 1] = bytes([outcome])
+                fresh += 1
+        return fresh
+
+    def is_settled(self, ordinal: int) -> bool:
+        """Tell whether an event has an outcome."""
+        if self.map is None:
+            return True
+        at = self.header.outcomes_at + ordinal
+        return self.map[at : at + 1][0] in SETTLED
+
+    def unread(self) -> int:
+        """Return how many events may still be read here, as far as is known: 0 for another process's open segment."""
+        if self.ended:
+            return 0
+        if self.writer is not None:
+            return self.writer.count - self.ordinal
+        if self.header.sealed_events is not None:
+            return self.header.sealed_events - self.ordinal
+        return 0
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing left to read, nothing leased, nothing waiting."""
+        return self.ended and not self.leased and not self.waiting
+
+    def outcomes(self) -> dict[Outcome, int]:
+        """Count the settled events by outcome."""
+        if self.map is None:
+            return {}
+        return count_outcomes(self.map[self.header.outcomes_at : self.header.records_at])
+
+    def close(self) -> None:
+        """Let the file go, and with it the claim."""
+        self.map = None
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self.disk.close(fd)
+
+
+def count_outcomes(settled: bytes) -> dict[Outcome, int]:
+    """Count outcome bytes."""
+    return {outcome: found for outcome in Outcome if (found := settled.count(outcome))}
+
+
+def runs(ordinals: list[int]) -> list[range]:
+    """Join neighbours: [1, 2, 3, 7] becomes [range(1, 4), range(7, 8)]."""
+    if not ordinals:
+        return []
+    ordinals = sorted(ordinals)
+    if ordinals[-1] - ordinals[0] + 1 == len(ordinals):
+        return [range(ordinals[0], ordinals[-1] + 1)]
+    cuts = [0, *(index + 1 for index, (left, right) in enumerate(pairwise(ordinals)) if right != left + 1), len(ordinals)]
+    return [range(ordinals[start], ordinals[stop - 1] + 1) for start, stop in pairwise(cuts)]

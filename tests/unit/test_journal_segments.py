@@ -1,0 +1,470 @@
+"""The journal's bytes: whatever happens to them, reading starts, goes on, and costs only what is damaged."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
+from eventpost.event import Envelope, Event
+from eventpost.queues.journal import Disk, JournalQueue
+from eventpost.queues.journal import format as fmt
+from eventpost.queues.protocol import QueueStats
+from eventpost.testing.clock import ManualClock
+from eventpost.watch.signals import Damaged, Signal, Trouble
+
+URL = "http://127.0.0.1:9/v1/events"
+ENVELOPE = Envelope(URL, shared=True, prefix=b'{"visitors":[', suffix=b"]}")
+
+
+def event(number: int, size: int = 40, url: str = URL) -> Event:
+    """One event whose payload tells its number."""
+    return Event(ENVELOPE._replace(url=url), b'{"n":%d,"pad":"%s"}' % (number, b"x" * size))
+
+
+def number_of(payload: bytes) -> int:
+    """The number in a payload of ``event``."""
+    return int(payload[5 : payload.index(b",")])
+
+
+def closes(stats: QueueStats) -> bool:
+    """The sum."""
+    return stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + sum(stats.dropped.values())
+
+
+def drain(queue: JournalQueue, lane: str = URL) -> list[int]:
+    """Claim and ack everything; the numbers in order."""
+    numbers = []
+    while leases := queue.claim(lane, 100, 1 << 20):
+        numbers += [number_of(lease.event.payload) for lease in leases]
+        queue.ack(leases)
+        assert closes(queue.stats())
+    queue.tend()
+    return numbers
+
+
+def left_by_a_dead_writer(folder: Path, count: int, size: int = 40) -> Path:
+    """A folder with one segment whose writer died without closing it; the segment's path."""
+    child = os.fork()
+    if not child:
+        queue = JournalQueue(folder)
+        for n in range(count):
+            queue.put([event(n, size)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    [path] = (folder / "segments").glob("*.seg")
+    return path
+
+
+def adopt(folder: Path, **options: Any) -> tuple[JournalQueue, list[Signal]]:
+    """A queue that has looked for orphans, and what it said."""
+    queue, heard = JournalQueue(folder, **options), []
+    queue.emit = heard.append
+    queue.scan()
+    return queue, heard
+
+
+def test_events_come_out_as_they_went_in(tmp_path: Path) -> None:
+    """Many segments, in order, byte for byte; the sum closes at every step; nothing is left on the disk."""
+    queue = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18)
+    for n in range(20_000):
+        queue.put([event(n)])
+    assert len(list((tmp_path / "j/segments").glob("*.seg"))) > 2
+    assert queue.stats().queued == 20_000
+    assert drain(queue) == list(range(20_000))
+    assert queue.stats().delivered == 20_000
+    queue.close()
+    assert not list((tmp_path / "j/segments").iterdir())
+
+
+def test_a_killed_writers_events_are_adopted(tmp_path: Path) -> None:
+    """kill -9 loses nothing that put returned for; the adopter counts them as accepted and adopted."""
+    left_by_a_dead_writer(tmp_path / "j", 500)
+    queue, _ = adopt(tmp_path / "j")
+    assert drain(queue) == list(range(500))
+    stats = queue.stats()
+    assert (stats.accepted, stats.adopted, stats.delivered) == (500, 500, 500)
+    queue.close()
+    assert not list((tmp_path / "j/segments").iterdir())
+
+
+def test_what_was_delivered_before_the_crash_is_not_sent_again(tmp_path: Path) -> None:
+    """The outcome bytes survive kill -9 as the events do."""
+    child = os.fork()
+    if not child:
+        queue = JournalQueue(tmp_path / "j")
+        queue.put([event(n) for n in range(100)])
+        queue.ack(queue.claim(URL, 60, 1 << 20))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    queue, _ = adopt(tmp_path / "j")
+    assert drain(queue) == list(range(60, 100))
+    assert queue.stats().accepted == 40
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_truncation_at_every_length(tmp_path: Path, *, sealed: bool) -> None:
+    """Cut anywhere, what is whole before the cut is delivered, and the start never fails."""
+    path = left_by_a_dead_writer(tmp_path / "origin", 6, size=3)
+    data = path.read_bytes()
+    header = fmt.decode_header(data[: fmt.PAGE_BYTES])
+    ends = [header.records_at]
+    while isinstance(frame := fmt.read_frame(data, ends[-1]), fmt.Frame):
+        ends.append(frame.end)
+    if sealed:
+        data = data[: fmt.SEAL_AT] + fmt.encode_seal(6, ends[-1]) + data[fmt.SEAL_AT + fmt.SEAL_BYTES : ends[-1]]
+    for cut in range(header.records_at, ends[-1] + 1):
+        folder = tmp_path / f"cut{cut}"
+        (folder / "segments").mkdir(parents=True)
+        (folder / "segments" / path.name).write_bytes(data[:cut])
+        queue, _ = adopt(folder)
+        whole = sum(1 for end in ends[1:] if end - 7 <= cut or end <= cut) - 2  # two of the frames define the envelope
+        got = drain(queue)
+        assert got == list(range(len(got)))
+        assert len(got) >= min(whole, sum(1 for end in ends[1:] if end <= cut) - 2)
+        stats = queue.stats()
+        assert closes(stats)
+        if sealed:
+            assert stats.dropped.get("damaged", 0) == 6 - len(got)
+        queue.close()
+
+
+def test_a_flipped_bit_anywhere_costs_at_most_its_own_event(tmp_path: Path) -> None:
+    """One flipped bit in header, outcomes or frames: at most one event is lost, and every loss is counted."""
+    path = left_by_a_dead_writer(tmp_path / "origin", 12)
+    data = path.read_bytes()
+    header = fmt.decode_header(data[: fmt.PAGE_BYTES])
+    end = header.records_at
+    while isinstance(frame := fmt.read_frame(data, end), fmt.Frame):
+        end = frame.end
+    data = data[: fmt.SEAL_AT] + fmt.encode_seal(12, end) + data[fmt.SEAL_AT + fmt.SEAL_BYTES : end]
+    chance = random.Random(1)
+    places = [*range(header.records_at, end), *range(90), *(header.outcomes_at + n for n in range(14))]
+    lost_somewhere = False
+    for at in places:
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << chance.randrange(8)
+        folder = tmp_path / f"f{at}"
+        (folder / "segments").mkdir(parents=True)
+        (folder / "segments" / path.name).write_bytes(flipped)
+        queue, heard = adopt(folder)
+        got = drain(queue)
+        stats = queue.stats()
+        assert closes(stats)
+        if at < header.outcomes_at and not got:  # the header itself: the file is set aside whole, and said so
+            assert any(isinstance(one, (Damaged, Trouble)) for one in heard)
+        else:
+            assert len(set(range(12)) - set(got)) <= 1
+            assert stats.dropped.get("damaged", 0) + len(got) == 12
+            lost_somewhere |= len(got) < 12
+        queue.close()
+    assert lost_somewhere
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=600))
+def test_the_reader_takes_any_bytes(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
+    """Noise in place of the records is set aside; nothing raises, nothing is invented."""
+    folder = tmp_path_factory.mktemp("noise") / "j"
+    (folder / "segments").mkdir(parents=True)
+    header = fmt.encode_header(URL, "1.aa", 1, sender=True, retry=False, outcome_pages=1)
+    (folder / "segments" / "0000000000001-1.aa-000000.seg").write_bytes(header + bytes(fmt.PAGE_BYTES) + noise)
+    queue, _ = adopt(folder)
+    assert drain(queue) == []
+    assert closes(queue.stats())
+    queue.close()
+
+
+def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
+    """A segment of a newer release is neither damage nor orphan."""
+    path = left_by_a_dead_writer(tmp_path / "j", 3)
+    data = bytearray(path.read_bytes())
+    data[8] = fmt.VERSION + 1
+    path.write_bytes(data)
+    queue, heard = adopt(tmp_path / "j")
+    assert drain(queue) == []
+    assert path.read_bytes() == bytes(data)
+    assert [one.what for one in heard if isinstance(one, Trouble)] == ["newer_format"]
+
+
+def test_modes_whatever_the_umask(tmp_path: Path) -> None:
+    """Folders 0700, files 0600."""
+    before = os.umask(0)
+    try:
+        queue = JournalQueue(tmp_path / "j")
+        queue.put([event(1)])
+        for folder, _, files in os.walk(tmp_path / "j"):
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+            assert all(stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600 for name in files)
+    finally:
+        os.umask(before)
+
+
+def test_an_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
+    """A file in the way, and a folder of somebody else, are named with the remedy."""
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(JournalUnusable, match="choose another"):
+            JournalQueue(path)
+
+
+def test_no_segment_before_the_first_put(tmp_path: Path) -> None:
+    """Preload, then fork: the constructor leaves no writer behind."""
+    JournalQueue(tmp_path / "j")
+    assert not list((tmp_path / "j/segments").iterdir())
+    assert not list((tmp_path / "j/writers").iterdir())
+
+
+class BrokenDisk(Disk):
+    """A disk whose named methods fail when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail: dict[str, OSError] = {}
+
+    def allocate(self, fd: int, length: int) -> None:
+        """Fail as told."""
+        if "allocate" in self.fail:
+            raise self.fail["allocate"]
+        super().allocate(fd, length)
+
+    def datasync(self, fd: int) -> None:
+        """Fail as told."""
+        if "datasync" in self.fail:
+            raise self.fail["datasync"]
+        super().datasync(fd)
+
+
+def test_a_full_disk_is_a_refusal(tmp_path: Path) -> None:
+    """No room for a new segment: refused with its reason; what was accepted stays, and later puts work again."""
+    disk = BrokenDisk()
+    queue = JournalQueue(tmp_path / "j", disk=disk)
+    queue.put([event(0)])
+    disk.fail["allocate"] = OSError(28, "No space left on device")
+    accepted = 1
+    with pytest.raises(QueueUnavailable) as refused:
+        for n in range(1, 100_000):
+            queue.put([event(n)])
+            accepted += 1
+    assert refused.value.reason == "disk_full"
+    disk.fail.clear()
+    queue.put([event(accepted)])
+    assert drain(queue) == list(range(accepted + 1))
+
+
+def test_a_failed_sync_is_a_refusal_and_not_repeated(tmp_path: Path) -> None:
+    """At fsync, what could not be synced is refused and never sent; the segment is given up; the next one works."""
+    disk = BrokenDisk()
+    queue = JournalQueue(tmp_path / "j", "fsync", disk=disk)
+    queue.put([event(0)])
+    disk.fail["datasync"] = OSError(5, "Input/output error")
+    with pytest.raises(QueueUnavailable) as refused:
+        queue.put([event(1)])
+    assert refused.value.reason == "sync_failed"
+    disk.fail.clear()
+    queue.put([event(2)])
+    assert queue.stats().accepted == 2
+    assert drain(queue) == [0, 2]
+
+
+def test_a_folder_that_vanishes_costs_a_refusal(tmp_path: Path) -> None:
+    """The open segment goes on without its name; the next one is refused or made anew; nothing crashes."""
+    import shutil  # noqa: PLC0415 - only here
+
+    queue = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18)
+    queue.put([event(0)])
+    shutil.rmtree(tmp_path / "j")
+    (tmp_path / "j").write_text("a file in its place")
+    with pytest.raises(QueueUnavailable):
+        for n in range(1, 20_000):
+            queue.put([event(n)])
+    queue.stats()
+    queue.tend()
+    queue.close()
+
+
+def test_the_bound_refuses(tmp_path: Path) -> None:
+    """Full is QueueFull; after delivery there is room again."""
+    queue = JournalQueue(tmp_path / "j", bytes_max=2 << 20)
+    accepted = 0
+    with pytest.raises(QueueFull):
+        for n in range(100_000):
+            queue.put([event(n, 500)])
+            accepted += 1
+    assert accepted > 1500
+    assert drain(queue) == list(range(accepted))
+    queue.put([event(1)])
+
+
+def test_drop_oldest_drops_whole_segments_and_counts_each_event(tmp_path: Path) -> None:
+    """The newest events stay; accepted = delivered + dropped."""
+    queue = JournalQueue(tmp_path / "j", bytes_max=2 << 20, overflow="drop_oldest")
+    for n in range(10_000):
+        queue.put([event(n, 500)])
+        if not n % 500:
+            assert closes(queue.stats())
+    got = drain(queue)
+    stats = queue.stats()
+    assert got == list(range(10_000 - len(got), 10_000))
+    assert stats.dropped == {"overflow": 10_000 - len(got)}
+    assert stats.accepted == 10_000
+
+
+def test_a_put_in_a_signal_handler_that_interrupts_a_put(tmp_path: Path) -> None:
+    """Neither deadlock nor loss nor a torn count, wherever the signal falls."""
+    queue = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18)
+    nested = 0
+
+    def handler(*_: object) -> None:
+        nonlocal nested
+        nested += 1
+        queue.put([event(1_000_000 + nested)])
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        for n in range(20_000):
+            queue.put([event(n)])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert nested > 10
+    assert queue.stats().accepted == 20_000 + nested
+    got = drain(queue)
+    assert sorted(got) == [*range(20_000), *range(1_000_001, 1_000_001 + nested)]
+
+
+def test_an_exception_out_of_a_put_loses_nothing_else(tmp_path: Path) -> None:
+    """KeyboardInterrupt in the middle of an append: what was promised before and after is delivered once."""
+    queue = JournalQueue(tmp_path / "j")
+
+    class Stop(BaseException):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Stop
+
+    promised: list[int] = []
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for n in range(400):
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + (n % 17) * 0.00001)
+            try:
+                for k in range(30):
+                    queue.put([event(n * 100 + k)])
+                    promised.append(n * 100 + k)
+                signal.pause()
+            except Stop:
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    got = drain(queue)
+    assert len(got) == len(set(got))
+    assert set(promised) <= set(got)
+    assert closes(queue.stats())
+
+
+def test_dead_letters_expire_by_age(tmp_path: Path) -> None:
+    """The oldest go first, counted as dead_expired."""
+    clock = ManualClock()
+    queue = JournalQueue(tmp_path / "j", clock=clock, dead_age_max_s=3600)
+    queue.put([event(n) for n in range(3)])
+    queue.bury(queue.claim(URL, 3, 1 << 20), "rejected")
+    assert queue.stats().dead == 3
+    clock.advance(3700)
+    queue.tend()
+    stats = queue.stats()
+    assert (stats.dead, stats.dropped) == (0, {"dead_expired": 3})
+    assert closes(stats)
+
+
+def test_who_only_stores_learns_what_others_delivered(tmp_path: Path) -> None:
+    """With ``sends`` False another process adopts at once, also from the open segment; the sum closes on both sides."""
+    writer = JournalQueue(tmp_path / "j")
+    writer.sends = False
+    writer.put([event(n) for n in range(10)])
+    sender, _ = adopt(tmp_path / "j", adopt="always")
+    assert drain(sender) == list(range(10))
+    writer.put([event(10)])
+    assert drain(sender) == [10]
+    stats = writer.stats()
+    assert (stats.accepted, stats.delivered, stats.queued) == (11, 11, 0)
+    assert sender.stats().adopted == 11
+    writer.close()
+    sender.scan()
+    drain(sender)
+    sender.close()
+    assert not list((tmp_path / "j/segments").iterdir())
+
+
+def test_a_living_senders_segments_are_its_own(tmp_path: Path) -> None:
+    """Nobody adopts from a writer that lives and sends."""
+    writer = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18)
+    for n in range(5000):
+        writer.put([event(n)])
+    other, _ = adopt(tmp_path / "j", adopt="always")
+    assert drain(other) == []
+    assert drain(writer) == list(range(5000))
+
+
+def test_mutual_exclusion_of_adopters(tmp_path: Path) -> None:
+    """Two adopters, one orphan: one of them has it."""
+    left_by_a_dead_writer(tmp_path / "j", 50)
+    first, _ = adopt(tmp_path / "j", adopt="always")
+    second, _ = adopt(tmp_path / "j", adopt="always")
+    assert drain(second) == []
+    assert len(first.claim(URL, 20, 1 << 20)) == 20
+    first.close()
+    second.scan()
+    assert drain(second) == list(range(50))
+
+
+def test_a_child_starts_from_zero_and_leaves_its_parent_alone(tmp_path: Path) -> None:
+    """After fork each delivers its own events; the parent's death frees its locks even while the child lives."""
+    queue = JournalQueue(tmp_path / "j")
+    queue.put([event(1)])
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        queue.after_fork_in_child()
+        queue.put([event(2)])
+        ok = drain(queue) == [2] and queue.stats().accepted == 1
+        os.write(write, b"y" if ok else b"n")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"y"
+    assert drain(queue) == [1]
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_both_ways_to_store(tmp_path: Path, *, mapped: bool) -> None:
+    """A mapping, and pwrite where a mapping can't be trusted."""
+    queue = JournalQueue(tmp_path / "j", disk=Disk(mapped=mapped))
+    for n in range(3000):
+        queue.put([event(n)])
+    assert drain(queue) == list(range(3000))
+    queue.close()
+
+
+def test_planted_links_are_not_followed(tmp_path: Path) -> None:
+    """A symbolic link in the place of a segment or a lock is an error, not a way out of the folder."""
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    queue = JournalQueue(tmp_path / "j")
+    (tmp_path / "j/segments/0000000000001-1.aa-000000.seg").symlink_to(target)
+    (tmp_path / "j/totals.lock").symlink_to(target)
+    queue.scan()
+    queue.put([event(1)])
+    drain(queue)
+    assert target.read_bytes() == b"precious"
+
+
