@@ -141,7 +141,7 @@ class Disk:
 
     def datasync(self, fd: int) -> None:
         """Return once a file's bytes, and what is needed to read them, are on the device."""
-        if fcntl is not None and hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
+        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         elif hasattr(os, "fdatasync"):
             os.fdatasync(fd)

@@ -130,6 +130,15 @@ class JournalQueue:
     def sends(self, value: bool) -> None:
         self._store.sends = value
 
+    @property
+    def retry(self) -> bool:
+        """Whether what is put was accepted before (dead letters that are put back).  Set before the first put."""
+        return self._store.retry
+
+    @retry.setter
+    def retry(self, value: bool) -> None:
+        self._store.retry = value
+
     def _tell(self, signal: Signal) -> None:
         self.emit(signal)
 
