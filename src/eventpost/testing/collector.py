@@ -28,10 +28,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from types import TracebackType
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 import orjson
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -87,7 +90,10 @@ _NO_CONTENT: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 class CollectedRequest:
-    """What arrived: ``method``, ``path`` (with its query), ``headers`` (lower-case names), ``body``, ``time`` (epoch s)."""
+    """What arrived: ``method``, ``path`` (with its query), ``headers`` (lower case), ``body``, ``time`` (epoch, s).
+
+    ``connection`` numbers the connections of a collector from 1.
+    """
 
     __slots__ = ("body", "connection", "head", "method", "path", "time")
 
@@ -193,9 +199,7 @@ class _Connection(asyncio.Protocol):
             self.body_bytes = int(lower[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
         except ValueError:
             self.body_bytes = REQUEST_BYTES_MAX + 1
-        if head.count(b" ", 0, head.find(b"\r\n") if b"\r\n" in head else len(head)) != 2 or (  # noqa: PLR2004 - method, path, version
-            self.body_bytes > REQUEST_BYTES_MAX
-        ):
+        if head.split(b"\r\n", 1)[0].count(b" ") != 2 or self.body_bytes > REQUEST_BYTES_MAX:
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             self.transport.close()
             return False
@@ -350,13 +354,13 @@ class Collector:
 
     def reset_connections(self) -> None:
         """End all open connections with a TCP reset."""
-        self._call(lambda: [connection.reset() for connection in list(self._connections)])
+        self._call(_Connection.reset)
 
     def close_idle(self) -> None:
         """End all open connections in the orderly way, as a server does with idle ones."""
-        self._call(lambda: [connection.transport.close() for connection in list(self._connections)])
+        self._call(lambda connection: connection.transport.close())
 
-    def start(self) -> Collector:
+    def start(self) -> Self:
         """Begin to listen; returns when it does.  Raises OSError if it cannot."""
         self._thread = threading.Thread(target=self._run, name="eventpost-collector", daemon=True)
         self._thread.start()
@@ -373,7 +377,7 @@ class Collector:
                 loop.call_soon_threadsafe(self._stop.set)
             thread.join(5)
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -384,15 +388,16 @@ class Collector:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _call(self, work: Callable[[], object]) -> None:
-        """Run ``work`` on the collector's thread and wait for it."""
+    def _call(self, work: Callable[[_Connection], None]) -> None:
+        """Run ``work`` for each open connection, on the collector's thread, and wait for it."""
         done = threading.Event()
 
         def run() -> None:
-            work()
+            for connection in list(self._connections):
+                work(connection)
             done.set()
 
-        assert self._loop is not None  # noqa: S101 - used before start(): the test is wrong
+        assert self._loop is not None
         self._loop.call_soon_threadsafe(run)
         done.wait(5)
 
@@ -434,7 +439,7 @@ class Collector:
         self.connections_open -= 1
 
     def _announced(self, connection: _Connection, head: bytes) -> bool:
-        """A head has arrived.  True: go on and read the body."""
+        """Look at a head that has arrived; return whether to go on and read the body."""
         script = self._script
         if script and script[0].reset == "before":
             script.popleft()
@@ -471,14 +476,14 @@ class Collector:
             connection.reset()
             return
         connection.busy = True
-        assert self._loop is not None  # noqa: S101 - it is what called us
+        assert self._loop is not None
         task = self._loop.create_task(connection.play(request, reply))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _answered(self, request: CollectedRequest, status: int) -> None:
         self.statuses[status] += 1
-        if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, 15
+        if 200 <= status < 300:
             self.uuids.update(request.uuids())
 
     def _inside(self, request: CollectedRequest) -> Reply:
@@ -524,7 +529,7 @@ def main(arguments: list[str] | None = None) -> int:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(collector.serve())
-        while not collector._up.is_set() and not task.done():  # noqa: SLF001 - our own
+        while not collector._up.is_set() and not task.done():  # noqa: SLF001, ASYNC110 - a thread's event, our own
             await asyncio.sleep(POLL_S)
         if not task.done():
             for number in (signal.SIGTERM, signal.SIGINT):

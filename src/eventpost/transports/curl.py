@@ -34,9 +34,11 @@ import pycurl
 
 from ..event import shown_url
 from ..sender.primitives import original
+from .curl_faults import fault, is_believed, is_lookup_timeout
 from .outgoing import UnfitRequestError, outgoing_headers, target
-from .protocol import BODY_EXCERPT_BYTES_MAX, Completion, FaultKind, Request, Response, TransportError
+from .protocol import BODY_EXCERPT_BYTES_MAX, Completion, Request, Response, TransportError
 from .tls import check_client_pair, find_authorities
+from .wakeup import WakePipe, make_immortal
 
 ANSWER_BYTES_MAX: Final = 1024 * 1024
 """An answer longer than this is cut off; what it means is judged by its status all the same."""
@@ -50,32 +52,11 @@ FD_MARGIN: Final = 64
 
 _POLLIN: Final = 1  # <poll.h>, the same on every system; a patched select module lacks the names
 _POLLOUT: Final = 4
-_RESOLVING: Final = "Resolving timed out"
-_FAULTS: Final[dict[int, FaultKind]] = {
-    pycurl.E_COULDNT_RESOLVE_HOST: "dns",
-    pycurl.E_COULDNT_RESOLVE_PROXY: "dns",
-    pycurl.E_COULDNT_CONNECT: "connect",
-    pycurl.E_SSL_CONNECT_ERROR: "connect",
-    pycurl.E_INTERFACE_FAILED: "connect",
-    97: "connect",  # CURLE_PROXY: the handshake with a SOCKS proxy failed; pycurl has no name for it
-    pycurl.E_OPERATION_TIMEDOUT: "timeout",
-    pycurl.E_PEER_FAILED_VERIFICATION: "tls",
-    pycurl.E_SSL_CACERT_BADFILE: "tls",
-    pycurl.E_SSL_CERTPROBLEM: "tls",
-    pycurl.E_SSL_ISSUER_ERROR: "tls",
-    pycurl.E_SSL_INVALIDCERTSTATUS: "tls",
-    pycurl.E_GOT_NOTHING: "reset",
-    pycurl.E_SEND_ERROR: "reset",
-    pycurl.E_RECV_ERROR: "reset",
-    pycurl.E_PARTIAL_FILE: "reset",
-    pycurl.E_UNSUPPORTED_PROTOCOL: "protocol",  # also: an answer that is not HTTP ("HTTP/0.9")
-    8: "protocol",  # CURLE_WEIRD_SERVER_REPLY
-    pycurl.E_HTTP2: "protocol",
-    92: "protocol",  # CURLE_HTTP2_STREAM
-    100: "protocol",  # CURLE_TOO_LARGE: headers without end
-}
-_CUT_SHORT: Final = frozenset({pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE})
-_CERTIFICATE_ALERTS: Final = ("alert certificate", "alert bad certificate", "alert unknown ca", "certificate required")
+_BODY_KEPT_BYTES: Final = 16 * 1024
+_FEATURES: Final[int] = pycurl.version_info()[4]
+_HAS_HTTP2: Final = bool(_FEATURES & 1 << 16)
+LOOKUPS_HAVE_DEADLINE: Final = bool(_FEATURES & 1 << 7)
+"""Whether this libcurl looks names up beside the transfers (wheels do); without it a lookup stops everything."""
 
 
 class _Slot:
@@ -137,7 +118,7 @@ class CurlTransport:
         self._client_cert = None if client_cert is None else os.fspath(client_cert)
         self._client_key = None if client_key is None else os.fspath(client_key)
         self._proxy = proxy
-        self._http2 = http2
+        self._http2 = http2 and _HAS_HTTP2
         self._closed = False
         self._forget()
 
@@ -148,7 +129,9 @@ class CurlTransport:
         self._free: list[_Slot] = []
         self._busy: dict[pycurl.Curl, _Slot] = {}
         self._done: deque[Completion] = deque()
-        self._pipe: tuple[int, int] | None = None
+        self._pipe: WakePipe | None = None
+        self._poll: Any = None
+        self._polled: tuple[list[int], list[int]] = ([], [])
         self._waiting = False
         self._woken = False
         self._lookup_stuck = False
@@ -160,12 +143,11 @@ class CurlTransport:
         if self._closed:
             self._done.append(Completion(request, TransportError("closed", "the transport is closed")))
             return
-        if self._multi is None:
-            self._open()
+        multi = self._multi or self._open()
         slot = self._free.pop() if self._free else self._new_slot()
         try:
             self._configure(slot, request)
-            self._multi.add_handle(slot.curl)  # type: ignore[union-attr] - _open made it
+            multi.add_handle(slot.curl)
         except (UnfitRequestError, UnicodeError, ValueError, TypeError, pycurl.error) as error:
             slot.config = None
             self._free.append(slot)
@@ -181,7 +163,7 @@ class CurlTransport:
         while True:
             if self._busy:
                 self._advance()
-            if self._done or self._woken:
+            if self._done or self._woken or self._closed:
                 break
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -197,10 +179,7 @@ class CurlTransport:
         self._woken = True
         pipe = self._pipe
         if self._waiting and pipe is not None:
-            try:
-                os.write(pipe[1], b"\0")
-            except OSError:  # full: it is readable, which is all we want; closed: nobody waits any more
-                pass
+            pipe.ring()
 
     def close(self, timeout_s: float = 0.0) -> None:
         """Abandon what is under way: each comes from the next ``wait`` as "closed".  Needs no time to speak of."""
@@ -213,8 +192,7 @@ class CurlTransport:
         for slot in busy.values():
             if slot.request is not None:
                 self._done.append(Completion(slot.request, TransportError("closed", "the transport was closed")))
-        if self._pipe is not None and not self._waiting:
-            self._close_pipe()
+        self._pipe = self._poll = None
         if multi is None:
             return
         try:
@@ -230,11 +208,7 @@ class CurlTransport:
 
     def after_fork_in_child(self) -> None:
         """Start from nothing.  The parent's handles stay where they are, unreachable and never closed."""
-        pipe = self._pipe
         self._forget()
-        if pipe is not None:
-            for fd in pipe:  # the child's copies only
-                os.close(fd)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"in_flight={len(self._busy)}"
@@ -242,13 +216,12 @@ class CurlTransport:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        multi = pycurl.CurlMulti()
+    def _open(self) -> pycurl.CurlMulti:
+        multi = self._multi = pycurl.CurlMulti()
         multi.setopt(pycurl.M_MAXCONNECTS, CONNECTIONS_KEPT_MAX)
         self._keep.append(multi)
-        _make_immortal(self._keep)
-        self._multi = multi
-        self._poll_type = original("select", "poll")
+        make_immortal(self._keep)
+        return multi
 
     def _new_slot(self) -> _Slot:
         curl = pycurl.Curl()
@@ -260,11 +233,11 @@ class CurlTransport:
         set_option(pycurl.FOLLOWLOCATION, 0)
         set_option(pycurl.PATH_AS_IS, 1)
         set_option(pycurl.TCP_KEEPALIVE, 1)
-        set_option(pycurl.MAXLIFETIME_CONN, CONNECTION_LIFE_S)
+        if hasattr(pycurl, "MAXLIFETIME_CONN"):  # libcurl 7.80; pycurl may be built on an older one
+            set_option(pycurl.MAXLIFETIME_CONN, CONNECTION_LIFE_S)
         set_option(pycurl.WRITEFUNCTION, slot.write)
-        set_option(
-            pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1
-        )
+        version = pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1
+        set_option(pycurl.HTTP_VERSION, version)
         set_option(pycurl.SSL_VERIFYPEER, 1)
         set_option(pycurl.SSL_VERIFYHOST, 2)
         path = self._authorities.path
@@ -287,8 +260,9 @@ class CurlTransport:
         if slot.config != config:
             slot.config = None
             set_option(pycurl.URL, url.encode())
-            headers = [f"{name}: {value}" if value else f"{name};" for name, value in outgoing_headers(envelope.headers)]
-            set_option(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*headers, "Expect:")])
+            pairs = outgoing_headers(envelope.headers)
+            lines = [f"{name}: {value}" if value else f"{name};" for name, value in pairs]
+            set_option(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*lines, "Expect:")])
             set_option(pycurl.TIMEOUT_MS, max(1, int(request.timeout_s * 1000)))
             set_option(pycurl.PIPEWAIT, 1 if self._http2 and url[:6].lower() == "https:" else 0)
             slot.curl.unsetopt(pycurl.CUSTOMREQUEST)
@@ -314,10 +288,10 @@ class CurlTransport:
                 for curl, code, message in failed:
                     self._finish(curl, code, message)
         except pycurl.error as error:
-            self._give_up(f"libcurl failed: {error.args[0] if error.args else error}")
+            self._give_up(f"libcurl failed: {error}")
 
     def _give_up(self, why: str) -> None:
-        """The multi handle itself failed: answer for everything under way and begin again with a new one."""
+        """Answer for everything under way and begin again: the multi handle itself failed."""
         for slot in self._busy.values():
             if slot.request is not None:
                 self._done.append(Completion(slot.request, TransportError("other", why)))
@@ -326,95 +300,78 @@ class CurlTransport:
     def _finish(self, curl: pycurl.Curl, code: int, message: str) -> None:
         slot = self._busy.pop(curl)
         request: Any = slot.request
-        outcome = self._judge(slot, code, message)
-        self._done.append(Completion(request, outcome))
+        self._done.append(Completion(request, self._judge(slot, request, code, message)))
         slot.clear()
-        self._multi.remove_handle(curl)  # type: ignore[union-attr] - it completed on this one
+        multi: Any = self._multi
+        multi.remove_handle(curl)
+        if len(request.body) > _BODY_KEPT_BYTES and request.envelope.verb != "GET":
+            curl.setopt(pycurl.POSTFIELDS, b"")  # an idle handle would hold the body
         self._free.append(slot)
 
-    def _judge(self, slot: _Slot, code: int, message: str) -> Response | TransportError:
+    def _judge(self, slot: _Slot, request: Request, code: int, message: str) -> Response | TransportError:
         curl = slot.curl
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
         elapsed_s: float = curl.getinfo(pycurl.TOTAL_TIME)
-        believed = code == 0 or slot.overlong or (code in _CUT_SHORT and status >= 400)  # noqa: PLR2004 - RFC 9110, 15
-        if believed and status:
+        if slot.overlong or is_believed(code, status):
             retry_after = None
-            if status >= 300:  # noqa: PLR2004 - RFC 9110, 15
+            if status >= 300:
                 # libcurl has turned a date into seconds; 0 is no header, or a time that has passed
                 seconds = curl.getinfo(pycurl.RETRY_AFTER)
                 retry_after = str(seconds) if seconds > 0 else None
             return Response(status, retry_after, b"".join(slot.chunks), elapsed_s)
-        kind = _FAULTS.get(code, "other")
-        if kind == "timeout" and message.startswith(_RESOLVING):
+        if is_lookup_timeout(code, message):
             self._lookup_stuck = True
-        lowered = message.lower()
-        if kind in ("reset", "connect") and any(alert in lowered for alert in _CERTIFICATE_ALERTS):
-            kind = "tls"
-            message = f"{message}; the endpoint wants another client certificate: see client_cert and client_key"
-        elif kind == "tls":
-            message = f"{message}; {self._authorities.remedy()}"
-        elif kind == "reset" and "connect tunnel failed" in lowered:
-            kind = "connect"
-        shown = shown_url(slot.request.envelope.url) if slot.request is not None else ""
-        return TransportError(kind, f"{shown}: {message} (libcurl {code})", elapsed_s)
+        kind, text = fault(code, message, self._authorities.remedy())
+        return TransportError(kind, f"{shown_url(request.envelope.url)}: {text}", elapsed_s)
 
     def _sleep(self, left_s: float) -> None:
-        poll = self._poll_type()
+        poll, due_ms = self._who_to_wait_for()
+        if due_ms == 0:
+            return
+        if self._busy:
+            left_s = min(left_s, LOOK_AGAIN_CROWDED_S if self._crowded() else LOOK_AGAIN_S)
+            if due_ms > 0:
+                left_s = min(left_s, due_ms / 1000)
+        pipe: Any = self._pipe
+        self._waiting = True
+        try:
+            if self._woken:  # looked at after _waiting was set: wake() either saw that or was seen here
+                return
+            ready = poll.poll(left_s * 1000)
+        finally:
+            self._waiting = False
+        if any(fd == pipe.reader for fd, _ in ready):
+            pipe.drain()
+
+    def _who_to_wait_for(self) -> tuple[Any, int]:
+        """Return a poll object for libcurl's descriptors and our pipe, and libcurl's own next time in ms, or -1."""
         if self._pipe is None:
-            self._pipe = os.pipe()
-            for fd in self._pipe:
-                os.set_blocking(fd, False)
-        reader = self._pipe[0]
-        poll.register(reader, _POLLIN)
+            self._pipe = WakePipe()
+        readable: list[int] = []
+        writable: list[int] = []
+        due_ms = -1
         if self._busy:
             multi: Any = self._multi
             readable, writable, _ = multi.fdset()
-            both = set(readable).intersection(writable) if writable else ()
+            due_ms = multi.timeout()
+        if self._poll is None or self._polled != (readable, writable):
+            poll = original("select", "poll")()
+            poll.register(self._pipe.reader, _POLLIN)
+            both = set(readable).intersection(writable)
             for fd in readable:
                 poll.register(fd, _POLLIN | _POLLOUT if fd in both else _POLLIN)
             for fd in writable:
                 if fd not in both:
                     poll.register(fd, _POLLOUT)
-            left_s = min(left_s, LOOK_AGAIN_CROWDED_S if self._crowded() else LOOK_AGAIN_S)
-            due_ms: int = multi.timeout()
-            if due_ms >= 0:
-                left_s = min(left_s, due_ms / 1000)
-        self._waiting = True
-        try:
-            if self._woken:  # looked at after _waiting was set: wake() either saw that or was seen here
-                return
-            ready = poll.poll(max(0.0, left_s * 1000))
-        finally:
-            self._waiting = False
-        if any(fd == reader for fd, _ in ready):
-            try:
-                os.read(reader, 4096)
-            except BlockingIOError:
-                pass
+            self._poll, self._polled = poll, (readable, writable)
+        return self._poll, due_ms
 
     def _crowded(self) -> bool:
-        """Whether new sockets get numbers that an fd_set can't hold: the lowest free number says it."""
+        """Tell whether new sockets get numbers that an fd_set can't hold: the lowest free number says it."""
+        pipe: Any = self._pipe
         try:
-            probe = os.dup(self._pipe[0])  # type: ignore[index] - made before it is asked
+            probe = os.dup(pipe.reader)
         except OSError:
             return True
         os.close(probe)
         return probe >= FD_SETSIZE - FD_MARGIN
-
-    def _close_pipe(self) -> None:
-        pipe, self._pipe = self._pipe, None
-        for fd in pipe or ():
-            os.close(fd)
-
-
-_immortal: list[object] = []
-
-
-def _make_immortal(handles: object) -> None:
-    """Give the object a reference that nothing drops: not even the end of the interpreter, which empties modules."""
-    try:
-        import ctypes  # noqa: PLC0415 - 10 ms, and not before the first request
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(handles))
-    except (ImportError, AttributeError):  # a Python without ctypes: as good as it gets
-        _immortal.append(handles)

@@ -14,7 +14,17 @@ from typing import Final
 from ..event import Envelope
 
 FRAMING: Final = frozenset(
-    {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _UNFIT: Final = re.compile(r"[\r\n\0]")
@@ -40,7 +50,7 @@ def outgoing_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, s
     named = False
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
-            raise UnfitRequestError("a header's name is not a token")  # noqa: EM101 - the message is the constant
+            raise UnfitRequestError("a header's name is not a token")
         if _UNFIT.search(value):
             raise UnfitRequestError(f"the header {name} has a line break or NUL in its value")
         try:
@@ -65,5 +75,5 @@ def target(envelope: Envelope, body: bytes) -> str:
     try:
         query = body.decode("ascii")
     except UnicodeDecodeError:
-        raise UnfitRequestError("the query string is not ASCII") from None  # noqa: EM101 - the message is the constant
+        raise UnfitRequestError("the query string is not ASCII") from None
     return f"{url}{'&' if '?' in url else '?'}{query}"

@@ -11,12 +11,12 @@ credit the next request on the connection with the answer to this one.
 
 from __future__ import annotations
 
-import functools
 import http.client
 import os
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -49,12 +49,15 @@ HOSTS_MAX: Final = 4
 """Connections to different hosts that one thread keeps."""
 
 
+_TLS_ALERTS: Final = ("ALERT_CERTIFICATE", "CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE")
+
+
 class _FinalResponse(http.client.HTTPResponse):
     """Skips every 1xx answer (RFC 9110, 15.2) but 101, which is final for those who asked for it, and we never do."""
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc] - typeshed leaves it out
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
             if not http.client.CONTINUE < status < http.client.OK or status == http.client.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
@@ -98,9 +101,9 @@ class PoolTransport(ThreadedTransport):
     def _attempt(self, job: Job, worker: Worker) -> Response | TransportError:
         request = job.request
         shown = shown_url(request.envelope.url)
+        if worker.state is None:
+            worker.state = _State()
         state: _State = worker.state
-        if state is None:
-            state = worker.state = _State()
         try:
             url = target(request.envelope, request.body)
             headers = dict(outgoing_headers(request.envelope.headers))
@@ -210,10 +213,8 @@ class PoolTransport(ThreadedTransport):
         state = worker.state
         sock = getattr(getattr(state, "connection", None), "sock", None)
         if isinstance(sock, socket.socket):
-            try:
+            with suppress(OSError):  # not connected, yet or any more
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which changes it under its reader
-            except OSError:  # not connected (yet, or any more)
-                pass
 
     def _leave(self, worker: Worker) -> None:
         state, worker.state = worker.state, None
@@ -273,7 +274,7 @@ def _told(error: BaseException) -> tuple[FaultKind, str]:
         return "tls", f"certificate check failed: {why}"
     if (handshake := first(ssl.SSLError, SSLError)) is not None and first(ssl.SSLEOFError) is None:
         reason = str(getattr(handshake, "reason", "") or type(handshake).__name__)
-        if any(alert in reason.upper() for alert in ("ALERT_CERTIFICATE", "CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE")):
+        if any(alert in reason.upper() for alert in _TLS_ALERTS):
             return "tls", f"{reason}: the endpoint wants another client certificate: see client_cert and client_key"
         return "connect", f"TLS failed: {reason}"
     kind: FaultKind
@@ -293,4 +294,4 @@ def _told(error: BaseException) -> tuple[FaultKind, str]:
         kind, what = "reset", "the connection failed"
     else:
         kind, what = "other", "failed"
-    return kind, f"{what} ({type(chain[-1]).__name__ if len(chain) == 1 else ' < '.join(type(link).__name__ for link in chain[:3])})"
+    return kind, f"{what} ({' < '.join(type(link).__name__ for link in chain[:3])})"

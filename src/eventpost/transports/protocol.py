@@ -49,7 +49,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class TransportError:
-    """No answer.  ``kind`` "tls" is a failed certificate check; "dispatcher" is a custom dispatcher's False or exception.
+    """No answer.  ``kind`` "tls" is a failed certificate check; "dispatcher" a custom dispatcher's False or exception.
 
     ``message`` says what to do where that is known, and holds neither payload nor secrets.
     """
@@ -68,7 +68,11 @@ class Completion(NamedTuple):
 
 @runtime_checkable
 class Transport(Protocol):
-    """One attempt per request, hundreds at a time.  All but ``wake`` is called from one thread, the sender's."""
+    """One attempt per request, hundreds at a time.  All but ``wake`` is called from one thread, the sender's.
+
+    A transport may have an attribute ``in_flight_max``: more requests than that at once only wait inside it, while
+    their time runs.  After ``close``, ``wait`` returns at once, first what was abandoned, as "closed".
+    """
 
     def start(self, request: Request) -> None:
         """Begin one attempt; returns at once and does not raise for anything the endpoint or the network does."""

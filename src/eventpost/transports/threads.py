@@ -190,7 +190,7 @@ class ThreadedTransport(ABC):
             self._settle(self._todo.popleft(), TransportError("other", why))
 
     def _work(self, worker: Worker) -> None:
-        """What a thread does: jobs until there is none for a while."""
+        """Do jobs until there has been none for a while: what a thread does."""
         while not worker.stuck and not self._closed:
             try:
                 job = self._todo.popleft()

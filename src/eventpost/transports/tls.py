@@ -1,10 +1,11 @@
 """Which authorities a transport trusts, and what it says when the check fails.
 
-Neither libcurl nor urllib3 honours the variables that people set for requests and curl, and the libcurl inside pycurl's
-wheel knows no system bundle at all, so both transports ask here.  The first that applies wins: the argument ``ca``,
-``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE``, ``SSL_CERT_DIR`` (the order of requests, then OpenSSL's
-own), the system's bundle, certifi's if it is installed.  A path that was asked for is never replaced by another one when
-it turns out to be missing: that would widen what is trusted; the request fails, and the message names the path.
+Neither libcurl nor urllib3 honours the variables that people set for requests and curl, and the libcurl inside
+pycurl's wheel knows no system bundle at all, so both transports ask here.  The first that applies wins: the argument
+``ca``, ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE``, ``SSL_CERT_DIR`` (the order of requests, then
+OpenSSL's own), the system's bundle, certifi's if it is installed.  A path that was asked for is never replaced by
+another one when it turns out to be missing: that would widen what is trusted; the request fails, and the message names
+the path.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Authorities:
         if not os.path.exists(self.path):
             return f"the CA bundle {self.path} (from {self.source}) does not exist: correct or unset {self.source}"
         return (
-            f"trusted authorities: {self.path} (from {self.source}); if the endpoint or a proxy has a private authority,"
-            " pass ca= or set REQUESTS_CA_BUNDLE to a bundle that holds it"
+            f"trusted authorities: {self.path} (from {self.source}); if the endpoint or a proxy has a private"
+            " authority, pass ca= or set REQUESTS_CA_BUNDLE to a bundle that holds it"
         )
 
 
