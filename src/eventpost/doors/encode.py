@@ -110,9 +110,7 @@ def refusal(obj: object, error: Exception, *, default: Callable[[Any], Any] | No
     return UnencodableEvent(found or f"{type(error).__name__} while it was encoded")
 
 
-def _find_culprit(  # noqa: C901 - one case per kind of value, in one place
-    obj: object, default: Callable[[Any], Any] | None
-) -> str | None:
+def _find_culprit(obj: object, default: Callable[[Any], Any] | None) -> str | None:
     """Return what JSON cannot express and where, as far as a bounded search finds it."""
     todo: list[tuple[object, str]] = [(obj, "")]
     for _ in range(_SEARCH_NODES_MAX):

@@ -41,7 +41,8 @@ REMOVED: Final = frozenset({"revenue", "value", "tags", "decisions"})  # EventBa
 ENVELOPES_MAX: Final = 256
 
 _log = logging.getLogger("eventpost")
-_silent: Final = logging.Logger("eventpost.sdk")  # the SDK logs the values of event tags; nobody is to hear them
+# The SDK logs the values of event tags.  Nobody is to hear them, so this logger hangs in no tree and is off.
+_silent: Final = logging.Logger("eventpost.sdk")  # noqa: LOG001 - as the line above says
 _silent.disabled = True
 _EXACT: Final = frozenset({str, int, bool})
 _HOLDOUT: Final = getattr(entities, "Holdout", None)
@@ -274,7 +275,7 @@ def _visitor(user_event: UserEvent, snapshot: dict[str, Any]) -> bytes:
 
 @lru_cache(maxsize=1)
 def fitting_rules() -> Rules | None:
-    """Return the rules that reproduce the installed SDK's output on the sample events; None, and a warning, if none do."""
+    """Return the rules that reproduce the installed SDK's output on the samples; None, and a warning, if none do."""
     try:
         samples = sample_user_events()
         official = [_comparable(VisitorEncoder(None, None), sample) for sample in samples]
