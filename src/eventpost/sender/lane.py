@@ -1,0 +1,73 @@
+"""What the sender knows of one endpoint, and within which limits it works.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .batch import Batch, Former
+from .breaker import Breaker
+from .retry import RetryPolicy
+
+SUSPECTS_MAX: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much travels together and at once.  ``timeout_s`` is one attempt's total."""
+
+    batch_events_max: int = 100
+    batch_bytes_max: int = 1_000_000
+    linger_s: float = 1.0
+    in_flight_max: int = 300
+    in_flight_bytes_max: int = 16 * 1024 * 1024
+    timeout_s: float = 10.0
+
+
+class Lane:
+    """One endpoint's breaker, batches and memory.
+
+    ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``solo``: the last
+    event that was claimed shares a request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by hash
+    of a payload that failed, how often it did while others were delivered, and ``deliveries`` at the last time.
+    """
+
+    __slots__ = ("backlog", "breaker", "deliveries", "flying", "former", "refusals", "solo", "suspects", "url")
+
+    def __init__(self, url: str, policy: RetryPolicy, limits: Limits) -> None:
+        self.url = url
+        self.breaker = Breaker(policy, limits.in_flight_max)
+        self.former = Former(limits.batch_events_max, limits.batch_bytes_max)
+        self.flying: set[Batch] = set()
+        self.backlog = False
+        self.solo = False
+        self.deliveries = 0
+        self.refusals = 0
+        self.suspects: dict[int, tuple[int, int]] = {}
+
+    def serials(self) -> list[int]:
+        """Return the serials of the batches that are neither settled nor given back."""
+        return [batch.serial for batch in (*self.flying, *self.former.held())]
+
+    def suspect(self, batch: Batch) -> tuple[int, bool]:
+        """Note a failure that may be the batch's own; return the History's failures and took_others."""
+        suspects, deliveries = self.suspects, self.deliveries
+        if len(suspects) > SUSPECTS_MAX:
+            suspects.clear()
+        worst, took_others = 0, False
+        for lease in batch.leases:
+            key = hash(lease.event.payload)
+            times, seen = suspects.get(key, (0, deliveries - 1))
+            counts = deliveries > seen
+            if counts:
+                times += 1
+                suspects[key] = (times, deliveries)
+            if times > worst:
+                worst, took_others = times, counts
+        return worst, took_others and worst > 1
+
+    def acquit(self, batch: Batch) -> None:
+        """Forget what was noted of the batch's events."""
+        if self.suspects:
+            for lease in batch.leases:
+                self.suspects.pop(hash(lease.event.payload), None)

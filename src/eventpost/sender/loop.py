@@ -1,0 +1,415 @@
+"""One round of the sender: judge what came back, settle it, claim, form batches, start requests.
+
+``Sender.step`` never waits and reads no clock but the one it was handed; whoever drives it (``thread.py``, a test, a
+simulation) waits on the transport in between.  What an answer means is in ``retry.py``, when an endpoint is left alone in
+``breaker.py``, what travels together in ``batch.py``; here they meet.
+
+Every lease is in exactly one place: in a lane's ``former`` (lingering or ready), in ``flying`` (its request is out), or
+settled.  Leases of an endpoint that goes down stay in the former and are the next probes; new ones are not claimed.
+Settling is collected over a round, so that a queue on a disk notes many deliveries with one write.  A queue that fails to
+settle keeps its leases here, and is asked again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final
+
+from ..clock import Clock
+from ..event import Envelope
+from ..queues.protocol import Answer, Lease, Queue
+from ..transports.protocol import Completion, Request, Response, Transport, TransportError
+from ..watch.signals import BreakerChanged, Buried, Dropped, Retrying, Signal, Trouble
+from ..watch.signals import Delivered as DeliveredSignal
+from .batch import Batch
+from .breaker import Change
+from .flush import Flush
+from .lane import Lane, Limits
+from .retry import Delivered, History, Hold, Rejected, RetryLater, RetryPolicy, TooLarge, blames_event, judge
+
+IDLE_S: Final = 60.0
+SETTLE_AGAIN_S: Final = 1.0
+ANSWER_CHARS_MAX: Final = 1024
+NEVER: Final = 1 << 62
+OnRequest = Callable[[Envelope, bytes], None]
+
+
+class Sender:
+    """Moves events from a queue to their endpoints.  All methods but :meth:`request_flush` belong to one thread.
+
+    Args:
+        queue, transport, clock: the parts it works with.
+        chance: returns a random float in [0, 1).
+        emit: takes every signal; must not raise.
+        policy, limits: see there.
+        on_request: callables that hear of each event's first request; read anew each time.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        transport: Transport,
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+        emit: Callable[[Signal], None],
+        policy: RetryPolicy,
+        limits: Limits,
+        on_request: Sequence[OnRequest] = (),
+    ) -> None:
+        self._queue = queue
+        self._transport = transport
+        self._clock = clock
+        self._chance = chance
+        self._emit = emit
+        self._policy = policy
+        self._limits = limits
+        self._on_request = on_request
+        self._start_from_zero()
+
+    def _start_from_zero(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._to_ack: list[Lease] = []
+        self._settle_again_at = inf
+        self._returned = 0
+        self._tend_at = -inf
+        self._dropped: dict[str, int] = {}
+        self._wishes: deque[Flush] = deque()
+        self._flushes: list[Flush] = []
+
+    def after_fork_in_child(self) -> None:
+        """Forget everything: it is the parent's."""
+        self._start_from_zero()
+
+    def request_flush(self) -> Flush:
+        """Ask that lingering ends until all that is accepted by now is settled.  From any thread; wake the sender then."""
+        flush = Flush()
+        self._wishes.append(flush)
+        return flush
+
+    # -- one round
+
+    def step(self, completions: Sequence[Completion]) -> float:
+        """Do all that can be done now; return the seconds until there is something to do without being told."""
+        now = self._clock.monotonic()
+        for completion in completions:
+            self._complete(completion, now)
+        self._settle(now)
+        if now >= self._tend_at:
+            self._tend(now)
+        while self._wishes:
+            self._note(self._wishes.popleft())
+        self._send(now)
+        if self._flushes:
+            self._check_flushes()
+        return self._timeout_s(now)
+
+    def _send(self, now: float) -> None:
+        for url in self._queue.lanes():
+            if url not in self._lanes:
+                self._lanes[url] = Lane(url, self._policy, self._limits)
+        lanes = self._lanes
+        for lane in list(lanes.values()):
+            self._send_lane(lane, now)
+        if len(lanes) > 1:  # the next round begins with the next endpoint
+            first = next(iter(lanes))
+            lanes[first] = lanes.pop(first)
+
+    def _send_lane(self, lane: Lane, now: float) -> None:
+        limits, former, breaker = self._limits, lane.former, lane.breaker
+        if breaker.blocked:
+            if self._room(lane, now):
+                self._probe(lane, now)
+            return
+        finish_since = inf if self._flushes else now - limits.linger_s
+        former.finish(finish_since)
+        self._start_ready(lane, now)
+        while True:
+            room = self._room(lane, now) - len(former.ready)
+            if room <= 0:
+                lane.backlog = bool(former.ready) or self._queue.pending(lane.url) > 0
+                return
+            wanted = room if lane.solo else room * limits.batch_events_max
+            bytes_max = limits.in_flight_bytes_max - self._in_flight_bytes
+            leases = self._queue.claim(lane.url, wanted, max(1, bytes_max))
+            if leases:
+                lane.solo = not leases[-1].event.envelope.shared
+                former.add(leases, now)
+                self._count_claimed(lane, leases)
+                former.finish(finish_since)
+                self._start_ready(lane, now)
+            if len(leases) < wanted and self._in_flight_bytes < limits.in_flight_bytes_max:
+                lane.backlog = False
+                if not lane.flying and not former.ready:
+                    breaker.ran_dry()
+                return
+
+    def _room(self, lane: Lane, now: float) -> int:
+        limits = self._limits
+        if self._in_flight_bytes >= limits.in_flight_bytes_max:
+            return 0
+        return min(lane.breaker.room(now, len(lane.flying)), limits.in_flight_max - self._in_flight)
+
+    def _start_ready(self, lane: Lane, now: float) -> None:
+        ready = lane.former.ready
+        while ready and self._room(lane, now) > 0:
+            self._start(lane, ready.popleft())
+
+    def _probe(self, lane: Lane, now: float) -> None:
+        former = lane.former
+        if not former.ready:
+            former.finish(inf)
+        if not former.ready:
+            leases = self._queue.claim(lane.url, 1, 1)
+            if not leases:
+                return
+            former.add(leases, now)
+            self._count_claimed(lane, leases)
+            former.finish(inf)
+        batch = former.ready.popleft()
+        if len(batch.leases) > 1:
+            batch, rest = batch.split(1)
+            former.ready.appendleft(rest)
+        batch.probe = True
+        self._tell(lane, lane.breaker.start_probe())
+        self._start(lane, batch)
+
+    def _start(self, lane: Lane, batch: Batch) -> None:
+        body = batch.body()
+        if self._on_request and not batch.started:
+            self._tell_request(batch, body)
+        batch.started = True
+        lane.flying.add(batch)
+        self._in_flight += 1
+        self._in_flight_bytes += batch.size
+        self._transport.start(Request(batch.envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
+
+    def _tell_request(self, batch: Batch, body: bytes) -> None:
+        first_times = [lease.event.payload for lease in batch.leases if lease.attempts == 1]
+        if len(first_times) < len(batch.leases):
+            if not first_times:
+                return
+            body = batch.envelope.body(first_times)
+        for listener in list(self._on_request):
+            try:
+                listener(batch.envelope, body)
+            except Exception as error:  # noqa: BLE001 - a listener's mistake costs nothing else
+                self._emit(Trouble("a listener to requests failed", type(error).__name__))
+
+    # -- what came back
+
+    def _complete(self, completion: Completion, now: float) -> None:
+        batch: Batch = completion.request.token
+        outcome = completion.outcome
+        lane = self._lanes.get(batch.envelope.url)
+        if lane is None or batch not in lane.flying:
+            return
+        lane.flying.remove(batch)
+        self._in_flight -= 1
+        self._in_flight_bytes -= batch.size
+        alone = len(batch.leases) == 1
+        failures, took_others = lane.suspect(batch) if blames_event(outcome) else (0, False)
+        history = History(lane.refusals, failures, took_others)
+        verdict = judge(self._policy, outcome, history, alone=alone, now_epoch_s=self._clock.time())
+        if isinstance(verdict, Delivered):
+            self._deliver(lane, batch, verdict.status, outcome.elapsed_s)
+        elif isinstance(verdict, RetryLater):
+            self._retry(lane, batch, verdict, now)
+        elif isinstance(verdict, Hold):
+            self._tell(lane, lane.breaker.hold(now, verdict.reason, self._chance(), probe=batch.probe))
+            sent = verdict.reason != "certificate"
+            self._give_back(lane, batch, verdict.reason, verdict.status, self._delay_s(batch) if sent else 0.0)
+        else:
+            self._refused(lane, batch, verdict, outcome)
+
+    def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float) -> None:
+        self._to_ack += batch.leases
+        lane.deliveries += 1
+        lane.refusals = 0
+        lane.acquit(batch)
+        self._tell(lane, lane.breaker.delivered(backlog=lane.backlog))
+        self._emit(DeliveredSignal(lane.url, len(batch.leases), status, elapsed_s, batch.attempts))
+
+    def _retry(self, lane: Lane, batch: Batch, verdict: RetryLater, now: float) -> None:
+        if verdict.reason == "closed":  # our own transport's end says nothing about the endpoint
+            if batch.probe:
+                lane.breaker.probe_vanished()
+            self._give_back(lane, batch, verdict.reason, 0, 0.0)
+            return
+        change = lane.breaker.failed(
+            now,
+            verdict.reason,
+            self._chance(),
+            probe=batch.probe,
+            wait_s=verdict.delay_min_s,
+            throttled=verdict.status == 429,
+        )
+        self._tell(lane, change)
+        # While the endpoint is left alone, the wait is the breaker's; what may be the cause itself goes to the back.
+        waits_itself = verdict.blames_event or not lane.breaker.blocked
+        delay_s = max(self._delay_s(batch), verdict.delay_min_s) if waits_itself else 0.0
+        self._give_back(lane, batch, verdict.reason, verdict.status, delay_s)
+
+    def _refused(
+        self, lane: Lane, batch: Batch, verdict: Rejected | TooLarge, outcome: Response | TransportError
+    ) -> None:
+        lane.breaker.answered()
+        if batch.probe:
+            lane.breaker.probe_vanished()
+        if len(batch.leases) > 1:
+            halves = batch.halves_by_bytes() if isinstance(verdict, TooLarge) else batch.halves()
+            lane.former.ready.extendleft(reversed(halves))
+            return
+        reason = "too_large" if isinstance(verdict, TooLarge) else verdict.reason
+        body = outcome.body if isinstance(outcome, Response) else b""
+        answer = Answer(verdict.status, body.decode("utf-8", "replace")[:ANSWER_CHARS_MAX])
+        try:
+            self._queue.bury(batch.leases, reason, answer)
+        except Exception as error:  # noqa: BLE001 - whatever a queue raises, the event is not lost
+            self._emit(Trouble("the queue could not set an event aside", f"{type(error).__name__}: {error}"))
+            self._give_back(lane, batch, reason, verdict.status, self._delay_s(batch))
+            return
+        lane.refusals += 1
+        lane.acquit(batch)
+        self._settled(batch.leases)
+        self._emit(Buried(lane.url, 1, reason, verdict.status))
+
+    def _delay_s(self, batch: Batch) -> float:
+        return self._policy.delay_s(batch.attempts, self._chance())
+
+    def _give_back(self, lane: Lane, batch: Batch, reason: str, status: int, delay_s: float) -> None:
+        self._release(batch.leases, delay_s)
+        self._emit(Retrying(lane.url, len(batch.leases), reason, delay_s, status))
+
+    def _release(self, leases: Sequence[Lease], delay_s: float) -> None:
+        self._returned += len([lease for lease in leases if lease.attempts == 1])
+        try:
+            self._queue.release(leases, delay_s)
+        except Exception as error:  # noqa: BLE001 - the queue gives back what is leased when it closes
+            self._emit(Trouble("the queue could not take events back", f"{type(error).__name__}: {error}"))
+
+    def _settle(self, now: float) -> None:
+        if not self._to_ack or (now < self._settle_again_at < inf):
+            return
+        try:
+            self._queue.ack(self._to_ack)
+        except Exception as error:  # noqa: BLE001 - they are delivered: asking again is all that can be done
+            self._settle_again_at = now + SETTLE_AGAIN_S
+            self._emit(Trouble("the queue could not note deliveries", f"{type(error).__name__}: {error}"))
+            return
+        self._settle_again_at = inf
+        self._settled(self._to_ack)
+        self._to_ack = []
+
+    def _settled(self, leases: Sequence[Lease]) -> None:
+        if self._returned:
+            self._returned = max(0, self._returned - len([lease for lease in leases if lease.attempts > 1]))
+
+    def _tell(self, lane: Lane, change: Change | None) -> None:
+        if change is not None:
+            self._emit(BreakerChanged(lane.url, change.state, change.reason, change.retry_in_s))
+
+    # -- periodic work, flushing, and when to come back
+
+    def _tend(self, now: float) -> None:
+        try:
+            next_s = self._queue.tend()
+        except Exception as error:  # noqa: BLE001 - it will be tried again
+            next_s = SETTLE_AGAIN_S
+            self._emit(Trouble("the queue's periodic work failed", f"{type(error).__name__}: {error}"))
+        self._tend_at = now + (IDLE_S if next_s is None else next_s)
+        self.tell_dropped()
+
+    def tell_dropped(self) -> None:
+        """Emit what the queue has dropped since the last time."""
+        for reason, events in self._queue.stats().dropped.items():
+            news = events - self._dropped.get(reason, 0)
+            if news > 0:
+                self._dropped[reason] = events
+                self._emit(Dropped(reason, news))
+
+    def _note(self, flush: Flush) -> None:
+        pending = {lane: self._queue.pending(lane) for lane in self._queue.lanes()}
+        serials = {lane.url: lane.former.serial for lane in self._lanes.values()}
+        flush.note(self._queue.stats(), pending, serials)
+        self._flushes.append(flush)
+
+    def _count_claimed(self, lane: Lane, leases: Sequence[Lease]) -> None:
+        if self._flushes:
+            first_claims = len([lease for lease in leases if lease.attempts == 1])
+            for flush in self._flushes:
+                flush.claimed(lane.url, first_claims, lane.former.serial)
+
+    def _check_flushes(self) -> None:
+        stats = self._queue.stats()
+        if not stats.queued and not stats.in_flight:
+            self._returned = 0
+        hopeless = self._hopeless()
+        for flush in self._flushes:
+            flush.hopeless = hopeless
+            flush.check(stats, self._returned, self._serials)
+        self._flushes = [flush for flush in self._flushes if not flush.done and not flush.given_up]
+
+    def _serials(self, url: str) -> list[int]:
+        lane = self._lanes.get(url)
+        return [] if lane is None else lane.serials()
+
+    def _hopeless(self) -> bool:
+        """Whether all that is left waits for an endpoint that is left alone."""
+        for lane in self._lanes.values():
+            idle = lane.breaker.blocked or not (lane.former.held() or self._queue.pending(lane.url))
+            if lane.flying or not idle:
+                return False
+        return self._queue.next_due_s() is None or all(lane.breaker.blocked for lane in self._lanes.values())
+
+    def _timeout_s(self, now: float) -> float:
+        """Return the seconds until the next deadline of any kind."""
+        at = min(self._tend_at, self._settle_again_at)
+        due_s = self._queue.next_due_s()
+        if due_s is not None:
+            at = min(at, now + due_s)
+        for lane in self._lanes.values():
+            if lane.breaker.blocked:
+                probe_at = lane.breaker.probe_due_at
+                if probe_at is not None and (lane.former.held() or self._queue.pending(lane.url)):
+                    at = min(at, probe_at)
+            else:
+                since = lane.former.forming_since
+                if since is not None and self._room(lane, now) > 0:
+                    at = min(at, since + self._limits.linger_s)
+        return max(0.0, at - now)
+
+    def quotas(self) -> dict[str, int]:
+        """Return, by lane, after how many more arrivals the sender would like to be woken; others: after the first."""
+        now = self._clock.monotonic()
+        quotas = {}
+        for lane in self._lanes.values():
+            if lane.breaker.blocked:
+                idle_probe = lane.breaker.probe_due_at is not None and not lane.former.held()
+                quotas[lane.url] = 1 if idle_probe and not self._queue.pending(lane.url) else NEVER
+            elif self._room(lane, now) <= len(lane.former.ready):
+                quotas[lane.url] = NEVER
+            else:
+                quotas[lane.url] = max(1, lane.former.missing)
+        return quotas
+
+    def arrived(self, quotas: dict[str, int]) -> bool:
+        """Return whether there is something to claim that came before the quotas were made known."""
+        pending = self._queue.pending
+        return any(quotas.get(url, 1) < NEVER and pending(url) > 0 for url in self._queue.lanes())
+
+    def abandon(self) -> None:
+        """Give back all leases: this sender ends.  What is in flight may be delivered and sent again."""
+        self._settle_again_at = inf
+        self._settle(self._clock.monotonic())
+        for lane in self._lanes.values():
+            leases = lane.former.clear()
+            for batch in sorted(lane.flying, key=lambda batch: batch.serial):
+                leases += batch.leases
+            lane.flying.clear()
+            self._release(leases, 0.0)
+        self._in_flight = self._in_flight_bytes = 0
