@@ -108,9 +108,8 @@ class Claims:
             if again.lease is not None or again.cursor.is_settled(again.ordinal):
                 continue  # settled by its late answer while it waited
             again.attempts += 1
-            lease = JournalLease(again.event, None, now, again.attempts)
-            lease.cursor, lease.ordinal, lease.again = again.cursor, again.ordinal, again
-            again.lease = lease
+            lease = JournalLease(again.event, again.cursor, again.ordinal, now, again.attempts)
+            lease.again, again.lease = again, lease
             again.cursor.waiting -= 1
             again.cursor.leased += 1
             self.waiting -= 1

@@ -10,8 +10,8 @@ Fixed part, little endian: magic ``EVPOSTJ\\n``, format version (u16), pages of 
 (u32), length and crc32 of the JSON text (u32 each), and, zero until the segment is sealed: number of events (u32), end of
 the records (u64) and a crc32 of those two (u32).
 
-Frame: length with this head (u32), ordinal (u32), seconds since the epoch (u32), envelope number (u16), kind (u8),
-reserved (u8), crc32 over the 16 bytes before it and the payload (u32), payload, zeros up to a multiple of 8.  Kinds:
+Frame: crc32 over all that follows but the padding (u32), length with this head (u32), ordinal (u32), seconds since the epoch
+(u32), envelope number (u16), kind (u8), reserved (u8), payload, zeros up to a multiple of 8.  Kinds:
 an ENVELOPE defines the number that later frames name (written twice, so that one damaged place costs no other event); an
 EVENT is one event's bytes; a DEAD letter is the same with a JSON text before it.  A length of zero is the end so far.
 
@@ -40,10 +40,11 @@ _FIXED: Final = struct.Struct("<8sHHIII")
 _SEAL: Final = struct.Struct("<IQI")
 SEAL_AT: Final = _FIXED.size
 _JSON_AT: Final = 64
-_HEAD: Final = struct.Struct("<IIIHBB")
-_CRC: Final = struct.Struct("<I")
-_FRAME: Final = struct.Struct("<IIIHBBI")
-_DEAD_META: Final = struct.Struct("<I")
+U32: Final = struct.Struct("<I")
+FRAME_BODY: Final = struct.Struct("<IIIHBB")
+FRAME: Final = struct.Struct("<IIIIHBB")
+_LENGTH_AT: Final = 4
+_KIND_AT: Final = 18
 
 
 class Kind(IntEnum):
@@ -179,9 +180,8 @@ SEAL_BYTES: Final = _SEAL.size
 def frame(kind: int, ordinal: int, at_s: int, envelope: int, payload: bytes) -> bytes:
     """Return one frame, padded."""
     length = FRAME_HEAD_BYTES + len(payload)
-    head = _HEAD.pack(length, ordinal, at_s, envelope, kind, 0)
-    data = head + _CRC.pack(crc32(payload, crc32(head))) + payload
-    return data + b"\0" * (-length % ALIGN_BYTES)
+    body = FRAME_BODY.pack(length, ordinal, at_s, envelope, kind, 0) + payload
+    return U32.pack(crc32(body)) + body + b"\0" * (-length % ALIGN_BYTES)
 
 
 def frame_bytes(payload_bytes: int) -> int:
@@ -204,28 +204,27 @@ def read_frame(data: bytes, at: int) -> Frame | None | bool:
     """Read the frame at ``at``: a Frame; None if nothing is there yet; False if what is there is incomplete or damaged."""
     if at + FRAME_HEAD_BYTES > len(data):
         return None if not any(data[at:]) else False
-    length, ordinal, at_s, envelope, kind, _, checksum = _FRAME.unpack_from(data, at)
+    checksum, length, ordinal, at_s, envelope, kind, _ = FRAME.unpack_from(data, at)
     if not length:
         return None if not any(data[at : at + FRAME_HEAD_BYTES]) else False
     stop = at + length
     if length < FRAME_HEAD_BYTES or stop > len(data):
         return False
-    payload = data[at + FRAME_HEAD_BYTES : stop]
-    if crc32(payload, crc32(data[at : at + 16])) != checksum:
+    if crc32(data[at + _LENGTH_AT : stop]) != checksum:
         return False
-    return Frame(kind, ordinal, at_s, envelope, payload, at + ((length + ALIGN_BYTES - 1) & -ALIGN_BYTES))
+    return Frame(kind, ordinal, at_s, envelope, data[at + FRAME_HEAD_BYTES : stop], at + ((length + ALIGN_BYTES - 1) & -ALIGN_BYTES))
 
 
 def frame_length(data: bytes, at: int) -> int:
     """Return the length that the frame at ``at`` claims, 0 if there is none."""
-    length: int = _CRC.unpack_from(data, at)[0] if at + 4 <= len(data) else 0
+    length: int = U32.unpack_from(data, at + _LENGTH_AT)[0] if at + FRAME_HEAD_BYTES <= len(data) else 0
     return length
 
 
 def resync(data: bytes, at: int) -> int | None:
     """Return the offset of the first whole frame after ``at``, or None.  For bytes that nobody writes to any more."""
     for start in range((at + ALIGN_BYTES) & -ALIGN_BYTES, len(data) - FRAME_HEAD_BYTES + 1, ALIGN_BYTES):
-        if data[start + 14] in (1, 2, 3) and isinstance(read_frame(data, start), Frame):
+        if data[start + _KIND_AT] in (1, 2, 3) and isinstance(read_frame(data, start), Frame):
             return start
     return None
 
@@ -251,14 +250,14 @@ def decode_envelope(payload: bytes) -> Envelope:
 def encode_dead(meta: dict[str, Any], payload: bytes) -> bytes:
     """Return a dead letter: what is known of its end, then the event's own bytes."""
     text = orjson.dumps(meta)
-    return _DEAD_META.pack(len(text)) + text + payload
+    return U32.pack(len(text)) + text + payload
 
 
 def decode_dead(data: bytes) -> tuple[dict[str, Any], bytes]:
     """Read a dead letter back.  Raises ValueError."""
     if len(data) < 4:  # noqa: PLR2004 - the u32 before the text
         raise ValueError("not a dead letter")
-    (length,) = _DEAD_META.unpack_from(data)
+    (length,) = U32.unpack_from(data)
     meta = orjson.loads(data[4 : 4 + length])
     if not isinstance(meta, dict):
         raise ValueError("not a dead letter")  # noqa: TRY004 - bad bytes, not a bad argument

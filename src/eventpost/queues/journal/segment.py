@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from struct import Struct
 from typing import Final
 from zlib import crc32
 
@@ -26,19 +25,27 @@ from .disk import Disk, Map
 from .format import FRAME_HEAD_BYTES, PAGE_BYTES, SETTLED, Header, Kind, Outcome
 
 READ_BYTES: Final = 1 << 18
-_FRAME: Final = Struct("<IIIHBBI")
-_HEAD: Final = Struct("<IIIHBB")
-_CRC: Final = Struct("<I")
-_PADDING: Final = tuple(b"\0" * n for n in range(fmt.ALIGN_BYTES))
+_EVENT: Final = int(Kind.EVENT)
+_ENVELOPE: Final = int(Kind.ENVELOPE)
+_pack_body = fmt.FRAME_BODY.pack
+_pack_crc = fmt.U32.pack
+_unpack_frame = fmt.FRAME.unpack_from
 
 
 class JournalLease(Lease):
     """A lease on one frame; ``again`` is set once the event was given back."""
 
     __slots__ = ("again", "cursor", "ordinal")
-    cursor: Cursor
-    ordinal: int
-    again: Again | None
+
+    def __init__(self, event: Event, cursor: Cursor, ordinal: int, now: float, attempts: int = 1) -> None:
+        self.event = event
+        self.ref = None
+        self.claimed_at = now
+        self.attempts = attempts
+        self.live = True
+        self.cursor = cursor
+        self.ordinal = ordinal
+        self.again: Again | None = None
 
 
 class Again:
@@ -113,12 +120,11 @@ class SegmentWriter:
     def append(self, kind: int, number: int, payload: bytes, at_s: int) -> None:
         """Store one frame.  The caller has seen to the room."""
         length = FRAME_HEAD_BYTES + len(payload)
-        head = _HEAD.pack(length, self.count, at_s, number, kind, 0)
-        end = self.end
-        stop = end + ((length + 7) & -8)
-        self.map[end:stop] = head + _CRC.pack(crc32(payload, crc32(head))) + payload + _PADDING[-length & 7]  # type: ignore[index]  # a sealed writer is never appended to
-        self.end = stop
-        self.count += 1
+        end, count = self.end, self.count
+        body = _pack_body(length, count, at_s, number, kind, 0) + payload
+        self.map[end : end + length] = _pack_crc(crc32(body)) + body  # type: ignore[index]  # a sealed writer is never appended to
+        self.end = end + ((length + 7) & -8)
+        self.count = count + 1
 
     def _store(self, data: bytes) -> None:
         self.map[self.end : self.end + len(data)] = data  # type: ignore[index]  # as in append
@@ -192,51 +198,44 @@ class Cursor:
         self.buffer = b""
         self.buffer_at = 0
 
-    def read(self, events_max: int, bytes_max: int, now: float, out: list[JournalLease], intern: Callable[[Envelope], Envelope]) -> int:  # noqa: C901, PLR0912 - one loop over bytes, kept flat for speed
+    def read(
+        self, events_max: int, bytes_max: int, now: float, out: list[JournalLease], intern: Callable[[Envelope], Envelope]
+    ) -> int:
         """Append leases to ``out`` and return the payload bytes handed out.  ``ended`` is set when nothing can follow."""
-        taken = 0
-        while events_max > 0 and taken < bytes_max:
+        left, most, taken = events_max, self.header.events_max, 0
+        while left > 0 and taken < bytes_max:
             data, at = self._window()
-            stop = len(data)
-            settled = self._settled()
-            envelopes = self.envelopes
-            begin = at
+            begin, stop = at, len(data) - FRAME_HEAD_BYTES
+            settled, envelopes, expected = self._settled(), self.envelopes, self.ordinal
             anomaly = True
-            while events_max > 0 and taken < bytes_max:
-                if at + FRAME_HEAD_BYTES > stop:
-                    break
-                length, ordinal, _, number, kind, _, checksum = _FRAME.unpack_from(data, at)
+            while at <= stop:
+                checksum, length, ordinal, _, number, kind, _ = _unpack_frame(data, at)
                 after = at + length
-                if after > stop or length < FRAME_HEAD_BYTES or ordinal != self.ordinal:
-                    break
-                payload = data[at + FRAME_HEAD_BYTES : after]
-                if crc32(payload, crc32(data[at : at + 16])) != checksum:
-                    break
-                if kind == Kind.EVENT:
+                if length < FRAME_HEAD_BYTES or ordinal != expected or crc32(data[at + 4 : after]) != checksum:
+                    break  # nothing there, or half of a frame (too few bytes for the checksum to hold), or damage
+                if kind == _EVENT:
                     envelope = envelopes.get(number)
-                    if envelope is None or ordinal >= self.header.events_max:
+                    if envelope is None or ordinal >= most:
                         break
-                    self.ordinal = ordinal + 1
+                    expected += 1
                     if settled is None or settled[ordinal] not in SETTLED:
-                        lease = JournalLease(Event(envelope, payload), None, now)
-                        lease.cursor = self
-                        lease.ordinal = ordinal
-                        lease.again = None
-                        out.append(lease)
-                        events_max -= 1
+                        out.append(JournalLease(Event(envelope, data[at + FRAME_HEAD_BYTES : after]), self, ordinal, now))
+                        left -= 1
                         taken += length
-                elif kind == Kind.ENVELOPE:
+                elif kind == _ENVELOPE:
                     try:
-                        envelopes[number] = intern(fmt.decode_envelope(payload))
+                        envelopes[number] = intern(fmt.decode_envelope(data[at + FRAME_HEAD_BYTES : after]))
                     except ValueError:
                         break
                 else:
                     break
                 at += (length + 7) & -8
-            else:
-                anomaly = False
+                if left <= 0 or taken >= bytes_max:
+                    anomaly = False
+                    break
+            self.ordinal = expected
             self.at += at - begin
-            if anomaly and at == begin and not self._go_on(empty=begin == stop):
+            if anomaly and at == begin and not self._go_on(empty=begin >= len(data)):
                 break
         return taken
 

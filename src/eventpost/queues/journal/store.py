@@ -13,9 +13,10 @@ not synced is refused.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from ...clock import Clock
 from ...errors import EventTooLarge, QueueFull, QueueUnavailable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SEGMENT_BYTES_MIN: Final = 1 << 18
 _OUTCOME_RATIO: Final = 128  # a segment ends early if its events are smaller than this, on average
 _DEPTH_MAX: Final = 8
+_EVENT: Final = int(Kind.EVENT)
 _LANES_OPEN_MAX: Final = 64
 _SYNC_WAIT_S: Final = 30.0
 _BLOCK_POLL_S: Final = 0.01
@@ -47,6 +49,7 @@ class Store:
         """Keep the arguments; touches no file.  ``make_room(bytes)`` settles what it can and tells whether it was enough."""
         self.folder = folder
         self.clock = clock
+        self._time = clock.time
         self.durable = durable
         self.bytes_max = bytes_max
         self.segment_bytes_max = segment_bytes_max
@@ -96,22 +99,15 @@ class Store:
         envelope, payload = event
         writer = level.get(envelope.url)
         number = None if writer is None else writer.envelopes.get(envelope)
-        if (
-            writer is None
-            or number is None
-            or writer.end + len(payload) + 32 > writer.size
-            or writer.count >= writer.events_max
-        ):
-            writer = self._room(level, depth, envelope.url, [event])
+        if writer is None or number is None or writer.end + len(payload) + 32 > writer.size or writer.count >= writer.events_max:
+            writer = self._room(level, depth, envelope.url, (event,))
             number = writer.envelopes[envelope]
         end, count = writer.end, writer.count
         try:
-            writer.append(Kind.EVENT, number, payload, int(self.clock.time()))
+            writer.append(_EVENT, number, payload, int(self._time()))
         except BaseException as error:
             self._give_up(level, depth, writer, end, count)
-            if isinstance(error, OSError):
-                raise QueueUnavailable(f"the journal cannot store: {error.strerror}", reason="disk") from error
-            raise
+            _refuse(error)
         return writer
 
     def _append_all(self, level: dict[str, SegmentWriter], depth: int, events: Sequence[Event]) -> Sequence[tuple[SegmentWriter, int]]:
@@ -130,9 +126,7 @@ class Store:
         except BaseException as error:
             for writer, end, count in before:
                 self._give_up(level, depth, writer, end, count)
-            if isinstance(error, OSError):
-                raise QueueUnavailable(f"the journal cannot store: {error.strerror}", reason="disk") from error
-            raise
+            _refuse(error)
         return [(writer, writer.end) for writer in writers.values()]
 
     def _room(self, level: dict[str, SegmentWriter], depth: int, lane: str, events: Sequence[Event]) -> SegmentWriter:
@@ -156,9 +150,7 @@ class Store:
                 writer.define(envelope, text, at_s)
         except BaseException as error:
             self._give_up(level, depth, writer, end, count)
-            if isinstance(error, OSError):
-                raise QueueUnavailable(f"the journal cannot store: {error.strerror}", reason="disk") from error
-            raise
+            _refuse(error)
         return writer
 
     def _roll(self, level: dict[str, SegmentWriter], depth: int, lane: str, wanted: int, events: int) -> SegmentWriter:
@@ -181,9 +173,7 @@ class Store:
                 mode=self.folder.file_mode, gid=self.folder.gid, durable=self.durable,
             )  # fmt: skip
         except OSError as error:
-            raise QueueUnavailable(
-                f"the journal in {self.folder.path} cannot store: {error.strerror or error}", reason=_reason(error)
-            ) from error
+            _refuse(error)
         if old is not None:
             self._seal(level, depth, old)
         self._next_size = min(2 * self._next_size, self.segment_bytes_max)
@@ -304,7 +294,16 @@ class Store:
         self.reset()
 
 
-def _reason(error: OSError) -> str:
-    return {28: "disk_full", 122: "disk_full", 2: "folder_gone", 13: "permission", 24: "no_descriptors"}.get(error.errno or 0, "disk")
+_REASONS: Final = {
+    errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.ENOENT: "folder_gone", errno.ENOTDIR: "folder_gone",
+    errno.EACCES: "permission", errno.EPERM: "permission", errno.EROFS: "permission", errno.EMFILE: "no_descriptors",
+    errno.ENFILE: "no_descriptors",
+}  # fmt: skip
 
 
+def _refuse(error: BaseException) -> NoReturn:
+    """Raise what a put raises for what the disk raised; an interruption stays what it is."""
+    if isinstance(error, OSError):
+        reason = _REASONS.get(error.errno or 0, "disk")
+        raise QueueUnavailable(f"the journal cannot store: {error.strerror or error}", reason=reason) from error
+    raise error
