@@ -188,7 +188,7 @@ class _Connection(asyncio.Protocol):
                 body = bytes(buffer[: self.body_bytes])
                 del buffer[: self.body_bytes]
             head, self.head = self.head, None
-            self.collector._received(self, CollectedRequest(head, body, self.number))  # noqa: SLF001 - as above
+            self.collector._received(self, CollectedRequest(head, body, self.number))  # noqa: SLF001 - ours
 
     def measure(self, head: bytes) -> bool:
         """Find the body's length in the head; False: nothing more is to be read."""
@@ -266,8 +266,8 @@ class _Connection(asyncio.Protocol):
 class Collector:
     """A fake Optimizely endpoint on 127.0.0.1.
 
-    ``port`` 0 lets the system choose; ``cert`` and ``key`` (PEM files) make it speak TLS, ``client_ca`` (PEM file) makes
-    it demand a client certificate.  ``keep`` False: count, but keep no requests (for loads of millions).
+    ``port`` 0 lets the system choose; ``cert`` and ``key`` (PEM files) make it speak TLS, ``client_ca`` (PEM file)
+    makes it demand a client certificate.  ``keep`` False: count, but keep no requests (for loads of millions).
     ``answer``: called with each :class:`CollectedRequest` that the script leaves over, on the collector's thread;
     returns a :class:`Reply`.  All attributes may be read from any thread.
     """

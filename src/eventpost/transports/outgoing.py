@@ -70,6 +70,8 @@ def outgoing_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, s
 def target(envelope: Envelope, body: bytes) -> str:
     """Return the URL to ask: for the verb GET with ``body`` as its query; without a fragment in any case."""
     url = envelope.url.partition("#")[0]
+    if not url[:8].lower().startswith(("http://", "https://")):  # libcurl would guess
+        raise UnfitRequestError("only http and https URLs can be asked")
     if envelope.verb != "GET" or not body:
         return url
     try:

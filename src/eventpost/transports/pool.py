@@ -108,8 +108,8 @@ class PoolTransport(ThreadedTransport):
             url = target(request.envelope, request.body)
             headers = dict(outgoing_headers(request.envelope.headers))
             parts = urlsplit(url)
-            if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-                return TransportError("protocol", f"{shown}: only http and https URLs can be sent to")
+            if not parts.hostname:
+                raise UnfitRequestError("the URL has no host")
             if parts.username is not None:
                 credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
                 headers.update(urllib3.make_headers(basic_auth=credentials))

@@ -1,0 +1,50 @@
+"""Every transport keeps the contract."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from eventpost.testing.transport_contract import HttpTransportContract, TransportContract
+from eventpost.transports.curl import CurlTransport
+from eventpost.transports.custom import CustomTransport
+from eventpost.transports.pool import PoolTransport
+from eventpost.transports.protocol import Transport
+
+
+class TestCurl(HttpTransportContract):
+    """libcurl."""
+
+    def make_transport(self) -> Transport:
+        """Return a new one."""
+        return CurlTransport()
+
+
+class TestPool(HttpTransportContract):
+    """urllib3 on threads."""
+
+    def make_transport(self) -> Transport:
+        """Return a new one."""
+        return PoolTransport()
+
+
+class Urllib:
+    """A dispatcher of somebody else's: no timeout, no retries."""
+
+    def dispatch_event(self, event: Any) -> bool:
+        """Post it; False if the endpoint refuses."""
+        body = json.dumps(event.params).encode()
+        request = urllib.request.Request(event.url, body, dict(event.headers), method=event.http_verb)  # noqa: S310 - the test's own URL
+        try:
+            with urllib.request.urlopen(request):  # noqa: S310 - the test's own URL
+                return True
+        except urllib.error.HTTPError:
+            return False
+
+
+class TestCustom(TransportContract):
+    """Somebody else's dispatcher behind the protocol."""
+
+    def make_transport(self) -> Transport:
+        """Return a new one."""
+        return CustomTransport(Urllib())
