@@ -224,7 +224,7 @@ def _envelope(url: Any, verb: Any, pairs: tuple[Any, ...], prefix: bytes, suffix
 def _check_verb(verb: object) -> str:
     if not isinstance(verb, str):
         raise InvalidEvent(f"the verb is no str but {_type_name(verb)}")
-    upper = str.upper(verb) or "POST"
+    upper = str.upper(verb) or "POST" if str.isascii(verb) else ""  # "po\u017ft".upper() is "POST"
     if upper not in {"POST", "GET"}:
         raise InvalidEvent("the verb is neither POST nor GET")
     return upper
