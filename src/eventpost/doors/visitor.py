@@ -103,8 +103,8 @@ class VisitorEncoder:
             context.revision,
             context.client_name,
             context.client_version,
-            anonymize_ip,
             getattr(context, "region", None),
+            anonymize_ip,
         )
         # What is kept under a key is made of str, None and this one bool, so only True == 1 could be mistaken.
         if type(anonymize_ip) is not bool:
@@ -113,7 +113,7 @@ class VisitorEncoder:
             return self._envelopes[key]
         except KeyError:
             pass
-        if not all(type(part) is str or part is None or part is anonymize_ip for part in key):
+        if not all(type(part) is str or part is None for part in key[:-1]):
             raise _Unusual
         envelope = self._official(sample_event_in(context)).envelope
         if not envelope.shared:
