@@ -5,8 +5,8 @@
     dispatcher = EventDispatcher(JournalQueue("/var/lib/myapp/events"))
     client = optimizely.Optimizely(datafile, event_processor=EventProcessor(dispatcher))
 
-Once a door has said yes, the event is delivered, still queued, dead with a reason, or dropped with a reason; the sum closes,
-and ``dispatcher.stats()`` shows it.
+Once a door has said yes, the event is delivered, still queued, dead with a reason, or dropped with a reason; the sum
+closes, and ``dispatcher.stats()`` shows it.
 
 The names load when they are first used, so that importing the package costs little and a part whose extra is not
 installed costs nothing.

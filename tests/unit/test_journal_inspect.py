@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.test_journal_segments import URL, adopt, drain, event, left_by_a_dead_writer
 
 from eventpost.queues.journal import JournalQueue, inspect
 from eventpost.queues.protocol import Answer
 from eventpost.testing.clock import ManualClock
-from tests.unit.test_journal_segments import URL, adopt, drain, event, left_by_a_dead_writer
 
 
 def mixed(folder: Path) -> JournalQueue:
@@ -44,7 +44,9 @@ def test_dead_letters_are_listed_retried_and_discarded(tmp_path: Path) -> None:
     """A retry puts the same bytes back; a discard is counted; the sum closes throughout."""
     mixed(tmp_path / "j").close()
     letters = list(inspect.dead_letters(tmp_path / "j"))
-    assert [(one.reason, one.status, one.answer, one.attempts) for one in letters] == [("rejected", 400, "no such project", 1)] * 3
+    assert [(one.reason, one.status, one.answer, one.attempts) for one in letters] == [
+        ("rejected", 400, "no such project", 1)
+    ] * 3
     assert letters[0].event == event(4)
     assert inspect.retry_dead(tmp_path / "j", [letters[0].id]) == 1
     assert inspect.discard_dead(tmp_path / "j", [letters[1].id]) == 1

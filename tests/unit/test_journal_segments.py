@@ -31,12 +31,12 @@ def event(number: int, size: int = 40, url: str = URL) -> Event:
 
 
 def number_of(payload: bytes) -> int:
-    """The number in a payload of ``event``."""
+    """Return the number in a payload of ``event``."""
     return int(payload[5 : payload.index(b",")])
 
 
 def closes(stats: QueueStats) -> bool:
-    """The sum."""
+    """Tell whether the sum holds."""
     return stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + sum(stats.dropped.values())
 
 
@@ -52,7 +52,7 @@ def drain(queue: JournalQueue, lane: str = URL) -> list[int]:
 
 
 def left_by_a_dead_writer(folder: Path, count: int, size: int = 40) -> Path:
-    """A folder with one segment whose writer died without closing it; the segment's path."""
+    """Make a folder with one segment whose writer died without closing it; the segment's path."""
     child = os.fork()
     if not child:
         queue = JournalQueue(folder)
@@ -65,7 +65,7 @@ def left_by_a_dead_writer(folder: Path, count: int, size: int = 40) -> Path:
 
 
 def adopt(folder: Path, **options: Any) -> tuple[JournalQueue, list[Signal]]:
-    """A queue that has looked for orphans, and what it said."""
+    """Make a queue that has looked for orphans, and what it said."""
     queue, heard = JournalQueue(folder, **options), []
     queue.emit = heard.append
     queue.scan()
@@ -86,7 +86,7 @@ def test_events_come_out_as_they_went_in(tmp_path: Path) -> None:
 
 
 def test_a_killed_writers_events_are_adopted(tmp_path: Path) -> None:
-    """kill -9 loses nothing that put returned for; the adopter counts them as accepted and adopted."""
+    """Kill -9 loses nothing that put returned for; the adopter counts them as accepted and adopted."""
     left_by_a_dead_writer(tmp_path / "j", 500)
     queue, _ = adopt(tmp_path / "j")
     assert drain(queue) == list(range(500))
@@ -250,7 +250,7 @@ def test_a_full_disk_is_a_refusal(tmp_path: Path) -> None:
     queue.put([event(0)])
     disk.fail["allocate"] = OSError(28, "No space left on device")
     accepted = 1
-    with pytest.raises(QueueUnavailable) as refused:
+    with pytest.raises(QueueUnavailable) as refused:  # noqa: PT012  # the put that fails is not known beforehand
         for n in range(1, 100_000):
             queue.put([event(n)])
             accepted += 1
@@ -277,13 +277,13 @@ def test_a_failed_sync_is_a_refusal_and_not_repeated(tmp_path: Path) -> None:
 
 def test_a_folder_that_vanishes_costs_a_refusal(tmp_path: Path) -> None:
     """The open segment goes on without its name; the next one is refused or made anew; nothing crashes."""
-    import shutil  # noqa: PLC0415 - only here
+    import shutil
 
     queue = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18)
     queue.put([event(0)])
     shutil.rmtree(tmp_path / "j")
     (tmp_path / "j").write_text("a file in its place")
-    with pytest.raises(QueueUnavailable):
+    with pytest.raises(QueueUnavailable):  # noqa: PT012  # as above
         for n in range(1, 20_000):
             queue.put([event(n)])
     queue.stats()
@@ -295,7 +295,7 @@ def test_the_bound_refuses(tmp_path: Path) -> None:
     """Full is QueueFull; after delivery there is room again."""
     queue = JournalQueue(tmp_path / "j", bytes_max=2 << 20)
     accepted = 0
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull):  # noqa: PT012  # as above
         for n in range(100_000):
             queue.put([event(n, 500)])
             accepted += 1
@@ -466,5 +466,3 @@ def test_planted_links_are_not_followed(tmp_path: Path) -> None:
     queue.put([event(1)])
     drain(queue)
     assert target.read_bytes() == b"precious"
-
-

@@ -2,8 +2,8 @@
 
 ``put`` stores all of the events or none, and returns when the durability it names holds.  ``claim`` never waits.  An
 ``ack`` is a fact about the event (delivered is delivered); ``release`` and ``bury`` are facts about the lease, and a
-stale one changes nothing.  The queue owns the count: every event that it accepted is, at every moment, in exactly one of
-delivered, queued, in flight, dead or dropped, and ``stats()`` reads all of them at one instant.
+stale one changes nothing.  The queue owns the count: every event that it accepted is, at every moment, in exactly
+one of delivered, queued, in flight, dead or dropped, and ``stats()`` reads all of them at one instant.
 
 Threads: ``put`` may be called from any thread, from a signal handler and from ``__del__``, also when that interrupts a
 ``put`` on the same thread; all else is called by the sender, or under its lock.
@@ -85,7 +85,7 @@ class Queue(Protocol):
         ...
 
     def put(self, events: Sequence[Event]) -> None:
-        """Store all of them or none.  Raises QueueFull, QueueUnavailable or EventTooLarge; never waits for a network."""
+        """Store all of them or none.  Raises QueueFull, QueueUnavailable or EventTooLarge; waits for no network."""
         ...
 
     def lanes(self) -> Sequence[str]:
@@ -108,7 +108,7 @@ class Queue(Protocol):
         ...
 
     def ack(self, leases: Sequence[Lease]) -> None:
-        """The events are delivered.  Idempotent."""
+        """Note that the events are delivered.  Idempotent."""
         ...
 
     def release(self, leases: Sequence[Lease], delay_s: float = 0.0) -> None:
@@ -120,7 +120,7 @@ class Queue(Protocol):
         ...
 
     def tend(self) -> float | None:
-        """Do the periodic work that is due (look for orphans, sync, expire); return the seconds until the next, or None.
+        """Do the periodic work that is due (orphans, sync, expiry); return the seconds until the next, or None.
 
         Called by the sender's thread only, never by a door.
         """

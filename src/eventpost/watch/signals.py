@@ -1,8 +1,8 @@
 """Frozen records of everything that happens; an observer is a callable that takes one of them.
 
 ``list.append`` is a test observer.  Telemetry is written against these records only.  Observers are never called under
-a lock, an exception in one is logged and costs nothing else, and no record holds a payload or a visitor id.  ``lane`` is
-an endpoint's URL; ``events`` counts events; times are seconds.
+a lock, an exception in one is logged and costs nothing else, and no record holds a payload or a visitor id.
+``lane`` is an endpoint's URL; ``events`` counts events; times are seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Refused(Signal):
-    """A door said no.  ``reason``: queue_full, too_large, unencodable, invalid, closed, test_run, queue_unavailable, ..."""
+    """A door said no.  ``reason``: queue_full, too_large, unencodable, invalid, closed, test_run, disk_full, ..."""
 
     reason: str
     events: int = 1
@@ -71,7 +71,7 @@ class Dropped(Signal):
 
 @dataclass(frozen=True, slots=True)
 class BreakerChanged(Signal):
-    """The breaker of a lane changed.  "held" is an endpoint that is misconfigured (401, 404, certificate): look at it."""
+    """The breaker of a lane changed.  "held": it is misconfigured (401, 404, certificate), look at it."""
 
     lane: str
     state: BreakerState

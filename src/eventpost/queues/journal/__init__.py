@@ -4,15 +4,15 @@ Why one of our own: what this project exists for is a put that survives kill -9,
 never waits for another process.  One put of 1 KB costs 2-4 us here; SQLite in WAL mode took 24 us alone, and let four
 processes wait up to 134 ms for each other, in the middle of somebody's web request.
 
-Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives here, the
-sum that outlives them) -> ``store`` (put) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``keeper`` (what is
-done now and then) -> ``queue`` (the face) -> ``inspect`` (what the command line shows).  ``disk`` is the one object through
-which all of them reach files; hand in another one to break things.
+Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives
+here, the sum that outlives them) -> ``store`` (put) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters)
+-> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what the command line shows).
+``disk`` is the one object through which all of them reach files; hand in another one to break things.
 
-An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of blocks
-that were allocated before (no system call, so the GIL stays here).  The sender's thread reads the frames, in order, and
-notes what became of each in one byte at the head of the same file.  A segment that is fully settled is added to
-``totals.json`` and removed.  Of events that nobody claimed nothing is kept in memory.
+An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of
+blocks that were allocated before (no system call, so the GIL stays here).  The sender's thread reads the frames, in
+order, and notes what became of each in one byte at the head of the same file.  A segment that is fully settled is
+added to ``totals.json`` and removed.  Of events that nobody claimed nothing is kept in memory.
 
 Locks (all ``flock``, which the kernel drops with the process, so there are no timers and no heartbeats):
 
@@ -27,14 +27,14 @@ scanner.lock           one process of the folder        it looks for what dead w
 totals.lock            who folds a segment              for the moment of the change; never waited for
 =====================  ===============================  =======================================================
 
-After taking a lock the name is looked at again: the file may have been unlinked in between.  A forked child closes what it
-inherited, without unlocking, and starts as a writer of its own.
+After taking a lock the name is looked at again: the file may have been unlinked in between.  A forked child closes
+what it inherited, without unlocking, and starts as a writer of its own.
 
 What a crash can leave, and what is made of it: half a frame at the end (cut: its put never returned); an event that was
 delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is both dead
-and queued, and sent once more); a segment that is in the totals but not unlinked (unlinked by the next fold, counted once).
-A damaged place costs the events that lie in it: its bytes are kept in ``bad/``, the count says ``dropped: damaged``, and
-reading goes on with the next whole frame.
+and queued, and sent once more); a segment that is in the totals but not unlinked (unlinked by the next fold, counted
+once). A damaged place costs the events that lie in it: its bytes are kept in ``bad/``, the count says ``dropped:
+damaged``, and reading goes on with the next whole frame.
 """
 
 from .disk import Disk

@@ -1,8 +1,9 @@
 """The claiming side: what this process reads, what it has in its hands, and what it knows of the rest.
 
-A lane reads its segments one after the other: the own ones in the order of writing, those of others as the keeper adopts
-them.  Nothing is kept in memory for an event that nobody has claimed; a claimed one lives until it is settled, and one that
-was given back waits in memory for its time.  All of this belongs to one lock, which no put ever waits for on its own way.
+A lane reads its segments one after the other: the own ones in the order of writing, those of others as the keeper
+adopts them.  Nothing is kept in memory for an event that nobody has claimed; a claimed one lives until it is
+settled, and one that was given back waits in memory for its time.  All of this belongs to one lock, which no put
+ever waits for on its own way.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Claims:
             now = self.clock.monotonic()
             taken = self._claim_again(lane, events_max, bytes_max, now, out)
             if len(out) < events_max and taken < bytes_max:
-                self._claim_new(lane, events_max, bytes_max, taken, now, out)
+                self._claim_new(lane, events_max, bytes_max - taken, now, out)
             self.in_flight += len(out)
             return out  # type: ignore[return-value]  # a list of our leases is a list of leases
 
@@ -117,7 +118,8 @@ class Claims:
             out.append(lease)
         return taken
 
-    def _claim_new(self, lane: Lane, events_max: int, bytes_max: int, taken: int, now: float, out: list[JournalLease]) -> None:
+    def _claim_new(self, lane: Lane, events_max: int, bytes_max: int, now: float, out: list[JournalLease]) -> None:
+        taken = 0
         while True:
             for cursor in list(lane.cursors):
                 before = len(out)
@@ -185,7 +187,7 @@ class Claims:
                 self._retire_if_done(cursor)
 
     def _ack_late(self, lease: JournalLease) -> None:
-        """An answer for a lease that was given back: the event is delivered all the same, whoever holds it now."""
+        """Take an answer for a lease that was given back: the event is delivered all the same."""
         again, cursor = lease.again, lease.cursor
         if again is None or cursor.is_settled(lease.ordinal):
             return
@@ -226,7 +228,7 @@ class Claims:
                 heapq.heappush(self.lanes[cursor.header.lane].again, (due, next(self._ids), again))
 
     def settle_dead(self, leases: Sequence[JournalLease]) -> None:
-        """The dead letters are on the disk: settle the leases; under the lock."""
+        """Settle the leases of letters that are on the disk; under the lock."""
         for lease in leases:
             lease.live = False
             self._settle(lease.cursor, [lease.ordinal], Outcome.DEAD)
@@ -262,7 +264,8 @@ class Claims:
     def unread(self) -> int:
         """Return how many own events were not read yet; under the lock."""
         return sum(
-            sum(writer.count for writer in list(lane.own)) + sum(cursor.unread() for cursor in lane.cursors if not cursor.adopted)
+            sum(writer.count for writer in list(lane.own))
+            + sum(cursor.unread() for cursor in lane.cursors if not cursor.adopted)
             for lane in list(self.lanes.values())
         )
 
@@ -274,7 +277,9 @@ class Claims:
         with self.lock:
             due = len(lane.again) if lane.again and lane.again[0][0] <= self.clock.monotonic() else 0
             return (
-                due + sum(writer.count for writer in list(lane.own)) + sum(max(cursor.unread(), cursor.adopted) for cursor in lane.cursors)
+                due
+                + sum(writer.count for writer in list(lane.own))
+                + sum(max(cursor.unread(), cursor.adopted) for cursor in lane.cursors)
             )
 
     def next_due_s(self) -> float | None:

@@ -1,8 +1,8 @@
 """Dead letters: parked with reason, answer and time; bounded by bytes and age, the oldest go first.
 
-They lie in segments of the same format under ``dead/``.  A letter is on the disk (at ``fsync``: on the device) before the
-outcome byte that settles the event: a crash in between leaves the event both dead and queued, and it is then sent once
-more.  Who changes an outcome here holds the segment's flock for as long as that takes.
+They lie in segments of the same format under ``dead/``.  A letter is on the disk (at ``fsync``: on the device)
+before the outcome byte that settles the event: a crash in between leaves the event both dead and queued, and it is
+then sent once more.  Who changes an outcome here holds the segment's flock for as long as that takes.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def letters(folder: Folder, name: str) -> Iterator[tuple[int, DeadLetter]]:
 def _letter(name: str, frame: Frame, meta: dict[str, Any], event: Event) -> DeadLetter:
     return DeadLetter(
         id=f"{name.removesuffix('.seg')}:{frame.ordinal}", event=event, reason=str(meta.get("reason", "")),
-        status=int(meta.get("status", 0)), answer=str(meta.get("answer", "")), at_s=frame.at_s, attempts=int(meta.get("attempts", 0)),
+        status=int(meta.get("status", 0)), answer=str(meta.get("answer", "")), at_s=frame.at_s,
+        attempts=int(meta.get("attempts", 0)),
     )  # fmt: skip
 
 
@@ -182,7 +183,11 @@ def settle(folder: Folder, name: str, ordinals: Sequence[int] | None, outcome: O
         header = fmt.decode_header(folder.disk.read(fd, fmt.header_bytes_wanted(first), 0))
         if ordinals is None:
             data = folder.disk.read(fd, folder.disk.size(path), 0)
-            ordinals = [frame.ordinal for _, frame, _ in walk(data, header.records_at) if frame is not None and frame.kind == Kind.DEAD]
+            ordinals = [
+                frame.ordinal
+                for _, frame, _ in walk(data, header.records_at)
+                if frame is not None and frame.kind == Kind.DEAD
+            ]
         settled = folder.disk.read(fd, header.events_max, header.outcomes_at)
         fresh = [ordinal for ordinal in ordinals if ordinal < len(settled) and settled[ordinal] not in fmt.SETTLED]
         for ordinal in fresh:

@@ -1,12 +1,12 @@
 """The one small object through which the journal reaches a disk; exchangeable by argument, so that a test can break it.
 
-Every method is one step whose failure is an ``OSError``.  Symbolic links are never followed inside the folder, new files
-are private whatever the umask says, and no descriptor survives an exec (Python's default, PEP 446).
+Every method is one step whose failure is an ``OSError``.  Symbolic links are never followed inside the folder, new
+files are private whatever the umask says, and no descriptor survives an exec (Python's default, PEP 446).
 
 Stores go to a shared mapping of blocks that were allocated first: such a store survives the death of the process as a
 ``write`` does, but it is no system call, so a thread that stores never gives up the GIL (beside a CPU-bound thread, a
-``write`` took 5 ms at p99).  A full disk shows when the blocks are allocated, with an error, and not at the store, with a
-signal.  Where allocation promises nothing (copy-on-write and FUSE file systems), :class:`WrittenMap` stores with
+``write`` took 5 ms at p99).  A full disk shows when the blocks are allocated, with an error, and not at the store,
+with a signal.  Where allocation promises nothing (copy-on-write and FUSE file systems), :class:`WrittenMap` stores with
 ``pwrite`` instead.
 """
 
@@ -26,7 +26,8 @@ except ImportError:  # Windows: JournalQueue's constructor says what to use inst
 
 NETWORK_FS: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "ocfs2", "gfs2",
-    "beegfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
+    "beegfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs",
+    "fuse.davfs2",
 })  # fmt: skip
 """File systems on which a lock or a mapping may not mean what it means on a local disk."""
 
@@ -36,8 +37,8 @@ _MAPPED_FS: Final = frozenset({"ext4", "ext3", "ext2", "xfs", "tmpfs", "f2fs", "
 class Map(Protocol):
     """A window on a file's first bytes: slices are read and stored like a bytearray's."""
 
-    def __getitem__(self, key: slice, /) -> bytes: ...  # noqa: D105 - a bytearray's
-    def __setitem__(self, key: slice, value: bytes, /) -> None: ...  # noqa: D105 - a bytearray's
+    def __getitem__(self, key: slice, /) -> bytes: ...
+    def __setitem__(self, key: slice, value: bytes, /) -> None: ...
     def close(self) -> None:
         """Let the window go; what was stored stays."""
         ...
@@ -165,7 +166,7 @@ class Disk:
         return True
 
     def still_named(self, fd: int, path: str) -> bool:
-        """Tell whether ``path`` still names the file behind ``fd``: a lock on a file that was unlinked guards nothing."""
+        """Tell whether ``path`` still names the file behind ``fd``: a lock on an unlinked file guards nothing."""
         held = os.fstat(fd)
         try:
             named = os.lstat(path)
@@ -225,7 +226,7 @@ def file_system_of(path: str) -> str:
     best, kind = "", ""
     for line in mounts:
         fields, _, rest = line.partition(" - ")
-        point = fields.split(" ")[4].encode().decode("unicode_escape") if len(fields.split(" ")) > 4 else ""  # noqa: PLR2004 - proc(5): the fifth field
+        point = fields.split(" ")[4].encode().decode("unicode_escape") if len(fields.split(" ")) > 4 else ""
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if point and inside and len(point) >= len(best):
             best, kind = point, rest.split(" ", 1)[0]

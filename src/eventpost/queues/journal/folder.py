@@ -9,10 +9,10 @@
     scanner.lock                                  held by the one process that looks for what others left
     totals.json, totals.lock                      the counts of the segments that are gone
 
-Locks.  The kernel drops a flock with the last descriptor of its holder: no timers, no heartbeats.  A writer holds one lock
-for all its segments, not one each: a backlog of hundreds of segments then costs no descriptors.  Who sends another
-process's segment holds the flock on the segment itself; it may, once that writer's lock is free or if its header says that
-the writer does not send.  After each flock the name is looked at again, for the file may have been unlinked meanwhile.
+Locks.  The kernel drops a flock with the last descriptor of its holder: no timers, no heartbeats.  A writer holds one
+lock for all its segments, not one each: a backlog of hundreds of segments then costs no descriptors.  Who sends another
+process's segment holds the flock on the segment itself; it may, once that writer's lock is free or if its header says
+that the writer does not send.  After each flock the name is looked at again, for the file may be unlinked by then.
 
 Orders.  A settled segment is folded in two steps: its counts go into ``totals.json`` (written aside, synced, renamed)
 together with its name, then it is unlinked.  A crash between them leaves a file that the totals already name: the next
@@ -44,11 +44,13 @@ _ENTER_TRIES: Final = 10
 class Folder:
     """A journal's folder, its path resolved once."""
 
-    def __init__(self, path: str | os.PathLike[str], *, disk: Disk | None, gid: int | None, allow_network_fs: bool) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, disk: Disk | None, gid: int | None, allow_network_fs: bool
+    ) -> None:
         """Make the folder if need be, and check that it can be used.  Raises JournalUnusable with the remedy."""
         if os.name != "posix":
             raise JournalUnusable(
-                "JournalQueue needs POSIX file locks, which this system does not have; use MemoryQueue here, or send to a relay"
+                "JournalQueue needs POSIX file locks, which this system does not have; use MemoryQueue, or a relay"
             )
         self.path = os.path.realpath(os.fspath(path))
         self.disk = disk or Disk()
@@ -72,8 +74,8 @@ class Folder:
         kind = file_system_of(self.path)
         if kind in NETWORK_FS and not allow_network_fs:
             raise JournalUnusable(
-                f"{self.path} is on a network file system ({kind}), where locks and mappings may not hold; use a local disk, "
-                "or pass allow_network_fs=True if you know that they do"
+                f"{self.path} is on a network file system ({kind}), where locks and mappings may not hold; "
+                "use a local disk, or pass allow_network_fs=True if you know that they do"
             )
         if self.disk.mapped is None:
             self.disk.mapped = mapping_is_safe(kind)
@@ -92,12 +94,12 @@ class Folder:
         try:
             info = os.stat(self.path)
         except OSError:
-            return f"cannot be made ({error.strerror}); make it, or choose a folder that this user (uid {os.geteuid()}) may write to"
+            return f"cannot be made ({error.strerror}); make it, or choose one that uid {os.geteuid()} may write to"
         if not stat.S_ISDIR(info.st_mode):
             return "is not a folder; choose another path"
         if error.errno in (errno.EACCES, errno.EPERM):
             return (
-                f"belongs to uid {info.st_uid} with mode {stat.S_IMODE(info.st_mode):04o} and can't be used by uid {os.geteuid()}; "
+                f"belongs to uid {info.st_uid} with mode {stat.S_IMODE(info.st_mode):04o}; uid {os.geteuid()} can't: "
                 f"chown it, or share it with group= and `chgrp` / `chmod 2770`"
             )
         if error.errno == errno.EROFS:
@@ -146,7 +148,11 @@ class Folder:
 
     def segment_names(self, folder: str) -> list[str]:
         """Return the segments in a folder, oldest first."""
-        return [name for name in self.disk.names(folder) if name.endswith(SUFFIX) and name.count("-") == 2 and name[0] != "."]  # noqa: PLR2004 - time-writer-number
+        return [
+            name
+            for name in self.disk.names(folder)
+            if name.endswith(SUFFIX) and name.count("-") == 2 and name[0] != "."
+        ]
 
     def stored_bytes(self) -> int:
         """Return what the segments take on the disk."""
@@ -189,7 +195,7 @@ class Folder:
         return {**totals, **loaded} if isinstance(loaded, dict) else {**totals, "unreadable": True}
 
     def fold(self, path: str, events: int, outcomes: dict[Outcome, int], *, retry: bool, dead: bool = False) -> bool:
-        """Add a settled segment's counts to the totals, then remove it; False: somebody else is at the totals, try later.
+        """Add a settled segment's counts to the totals, then remove it; False: somebody else is at them, try later.
 
         Raises OSError.
         """
@@ -240,7 +246,10 @@ class Folder:
         return path
 
     def read_outcomes(self, path: str) -> tuple[fmt.Header, dict[Outcome, int]] | None:
-        """Read a segment's header and outcomes without claiming it; None if it is gone.  Raises OSError or ValueError."""
+        """Read a segment's header and outcomes without claiming it; None if it is gone.
+
+        Raises OSError or ValueError.
+        """
         try:
             fd = self.disk.open(path, write=False)
         except FileNotFoundError:
@@ -256,4 +265,4 @@ class Folder:
 
 def writer_of(name: str) -> str:
     """Return the writer that a segment's name tells."""
-    return name.split("-")[1] if name.count("-") >= 2 else ""  # noqa: PLR2004 - time-writer-number
+    return name.split("-")[1] if name.count("-") >= 2 else ""

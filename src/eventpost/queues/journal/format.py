@@ -1,4 +1,4 @@
-"""The bytes on the disk, version 1.  Pure: values in, values out, no file is touched here.
+r"""The bytes on the disk, version 1.  Pure: values in, values out, no file is touched here.
 
 A segment is one file::
 
@@ -7,16 +7,17 @@ A segment is one file::
     rest           records  frames, each starting at a multiple of 8
 
 Fixed part, little endian: magic ``EVPOSTJ\\n``, format version (u16), pages of the header (u16), pages of the outcomes
-(u32), length and crc32 of the JSON text (u32 each), and, zero until the segment is sealed: number of events (u32), end of
-the records (u64) and a crc32 of those two (u32).
+(u32), length and crc32 of the JSON text (u32 each), and, zero until the segment is sealed: number of events (u32),
+end of the records (u64) and a crc32 of those two (u32).
 
-Frame: crc32 over all that follows but the padding (u32), length with this head (u32), ordinal (u32), seconds since the epoch
-(u32), envelope number (u16), kind (u8), reserved (u8), payload, zeros up to a multiple of 8.  Kinds:
-an ENVELOPE defines the number that later frames name (written twice, so that one damaged place costs no other event); an
-EVENT is one event's bytes; a DEAD letter is the same with a JSON text before it.  A length of zero is the end so far.
+Frame: crc32 over all that follows but the padding (u32), length with this head (u32), ordinal (u32), seconds since
+the epoch (u32), envelope number (u16), kind (u8), reserved (u8), payload, zeros up to a multiple of 8.  Kinds:
+an ENVELOPE defines the number that later frames name (written twice, so that one damaged place costs no other
+event); an EVENT is one event's bytes; a DEAD letter is the same with a JSON text before it.  A length of zero is the
+end so far.
 
-Outcome bytes differ from zero and from each other in at least three bits: a flipped bit makes an unknown byte, which counts
-as unsettled, and an event that is sent twice is one the endpoint can recognise; one that is never sent is lost.
+Outcome bytes differ from zero and from each other in at least three bits: a flipped bit makes an unknown byte, which
+counts as unsettled, and an event that is sent twice is one the endpoint can recognise; one that is never sent is lost.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ class NewerFormat(ValueError):  # noqa: N818 - a state of the file, named as suc
 
 
 class Header(NamedTuple):
-    """What a segment says of itself.  ``sender`` tells whether its writer also sends; ``retry`` marks re-queued dead letters."""
+    """What a segment says of itself.
+
+    ``sender`` tells whether its writer also sends; ``retry`` marks dead letters that were put back.
+    """
 
     lane: str
     writer: str
@@ -200,8 +204,8 @@ class Frame(NamedTuple):
     end: int
 
 
-def read_frame(data: bytes, at: int) -> Frame | None | bool:
-    """Read the frame at ``at``: a Frame; None if nothing is there yet; False if what is there is incomplete or damaged."""
+def read_frame(data: bytes, at: int) -> Frame | bool | None:
+    """Read the frame at ``at``: a Frame; None if nothing is there yet; False for half a frame or damage."""
     if at + FRAME_HEAD_BYTES > len(data):
         return None if not any(data[at:]) else False
     checksum, length, ordinal, at_s, envelope, kind, _ = FRAME.unpack_from(data, at)
@@ -212,7 +216,14 @@ def read_frame(data: bytes, at: int) -> Frame | None | bool:
         return False
     if crc32(data[at + _LENGTH_AT : stop]) != checksum:
         return False
-    return Frame(kind, ordinal, at_s, envelope, data[at + FRAME_HEAD_BYTES : stop], at + ((length + ALIGN_BYTES - 1) & -ALIGN_BYTES))
+    return Frame(
+        kind,
+        ordinal,
+        at_s,
+        envelope,
+        data[at + FRAME_HEAD_BYTES : stop],
+        at + ((length + ALIGN_BYTES - 1) & -ALIGN_BYTES),
+    )
 
 
 def frame_length(data: bytes, at: int) -> int:
@@ -255,7 +266,7 @@ def encode_dead(meta: dict[str, Any], payload: bytes) -> bytes:
 
 def decode_dead(data: bytes) -> tuple[dict[str, Any], bytes]:
     """Read a dead letter back.  Raises ValueError."""
-    if len(data) < 4:  # noqa: PLR2004 - the u32 before the text
+    if len(data) < 4:
         raise ValueError("not a dead letter")
     (length,) = U32.unpack_from(data)
     meta = orjson.loads(data[4 : 4 + length])

@@ -1,7 +1,8 @@
 """What the command line shows and does with a folder, from outside, while others use it.
 
-Nothing here claims an event.  Reading never waits for a writer; what changes dead letters takes their segment's flock for a
-moment.  Counts are the folder's, over all processes and restarts: ``totals.json`` and what the segments tell.
+Nothing here claims an event.  Reading never waits for a writer; what changes dead letters takes their segment's
+flock for a moment.  Counts are the folder's, over all processes and restarts: ``totals.json`` and what the segments
+tell.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class LaneStatus:
 class FolderStatus:
     """A folder's sum: ``accepted == delivered + queued + dead + sum(dropped.values())``.
 
-    ``queued`` holds what is in flight, too: from outside the two look alike.  ``newer`` counts segments of a newer format,
-    ``bad`` files set aside, ``writers`` the processes that live and write here.  ``closes`` is false for a moment while
-    somebody else is at work between two reads, and for good after damage that no count can be had of.
+    ``queued`` holds what is in flight, too: from outside the two look alike.  ``newer`` counts segments of a newer
+    format, ``bad`` files set aside, ``writers`` the processes that live and write here.  ``closes`` is false for a
+    moment while somebody else is at work between two reads, and for good after damage that no count can be had of.
     """
 
     path: str
@@ -119,7 +120,9 @@ def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -
     folded = set(totals["folded"])
     accepted, delivered, queued = totals["accepted"], totals["delivered"], 0
     dropped: dict[str, int] = dict(totals["dropped"])
-    trouble = ["totals.json cannot be read; the counts of segments that are gone are lost"] if "unreadable" in totals else []
+    trouble = (
+        ["totals.json cannot be read; the counts of segments that are gone are lost"] if "unreadable" in totals else []
+    )
     lanes: dict[str, LaneStatus] = {}
     newer = stored = segments = 0
     oldest: int | None = None
@@ -151,13 +154,16 @@ def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -
         lane = lanes.get(header.lane, LaneStatus(header.lane))
         age = None if first_at_s is None else max(0.0, now_s - first_at_s)
         ages = [one for one in (lane.oldest_age_s, age) if one is not None]
-        lanes[header.lane] = LaneStatus(header.lane, lane.queued + waiting, lane.stored_bytes + len(data), max(ages, default=None))
+        lanes[header.lane] = LaneStatus(
+            header.lane, lane.queued + waiting, lane.stored_bytes + len(data), max(ages, default=None)
+        )
         if first_at_s is not None:
             oldest = first_at_s if oldest is None else min(oldest, first_at_s)
     parked, dead_bytes = _count_dead(folder, folded, dropped, trouble)
     return FolderStatus(
-        path=folder.path, accepted=accepted, delivered=delivered, queued=queued, dead=parked, dropped=dropped, segments=segments,
-        stored_bytes=stored, dead_bytes=dead_bytes, writers=_living(folder), newer=newer, bad=len(folder.disk.names(folder.bad)),
+        path=folder.path, accepted=accepted, delivered=delivered, queued=queued, dead=parked, dropped=dropped,
+        segments=segments, stored_bytes=stored, dead_bytes=dead_bytes, writers=_living(folder), newer=newer,
+        bad=len(folder.disk.names(folder.bad)),
         oldest_age_s=None if oldest is None else max(0.0, now_s - oldest), lanes=list(lanes.values()), trouble=trouble,
     )  # fmt: skip
 
@@ -228,11 +234,13 @@ def dead_letters(path: str | os.PathLike[str]) -> Iterator[DeadLetter]:
             continue
 
 
-def retry_dead(path: str | os.PathLike[str], ids: Iterable[str] | None, *, progress: Callable[[int], None] | None = None) -> int:
+def retry_dead(
+    path: str | os.PathLike[str], ids: Iterable[str] | None, *, progress: Callable[[int], None] | None = None
+) -> int:
     """Put dead letters back into the queue, bytes and uuid unchanged (``ids`` None: all); returns how many.
 
-    They go into a segment of their own, which any sender of the folder adopts.  Raises as ``open_folder``, KeyError for an id
-    that is no dead letter.
+    They go into a segment of their own, which any sender of the folder adopts.  Raises as ``open_folder``, KeyError
+    for an id that is no dead letter.
     """
     chosen = _chosen(path, ids)
     if not chosen:
@@ -244,7 +252,9 @@ def retry_dead(path: str | os.PathLike[str], ids: Iterable[str] | None, *, progr
     try:
         for letter in chosen:
             name, ordinal = _place(letter.id)
-            queue.put([letter.event])  # stored first: a crash here leaves it both dead and queued, and it is sent once more
+            queue.put(
+                [letter.event]
+            )  # stored first: a crash here leaves it both dead and queued, and it is sent once more
             done += dead.settle(queue.folder, name, [ordinal], Outcome.RETRIED)
             if progress is not None:
                 progress(1)
@@ -253,7 +263,9 @@ def retry_dead(path: str | os.PathLike[str], ids: Iterable[str] | None, *, progr
     return done
 
 
-def discard_dead(path: str | os.PathLike[str], ids: Iterable[str] | None, *, progress: Callable[[int], None] | None = None) -> int:
+def discard_dead(
+    path: str | os.PathLike[str], ids: Iterable[str] | None, *, progress: Callable[[int], None] | None = None
+) -> int:
     """Drop dead letters, counted as dead_discarded (``ids`` None: all); returns how many.  Raises as ``retry_dead``."""
     folder = open_folder(path)
     done = 0
@@ -289,12 +301,24 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[int], None] | No
             full = f"{part}/{name}"
             if name.endswith(".tmp"):
                 if not folder.is_alive(writer_of(name[1:])):
-                    findings.append(Finding(full, "leftover", 0, folder.disk.size(full), "a dead writer's unfinished file; swept by itself"))
+                    findings.append(
+                        Finding(
+                            full,
+                            "leftover",
+                            0,
+                            folder.disk.size(full),
+                            "a dead writer's unfinished file; swept by itself",
+                        )
+                    )
                 continue
             findings += _verify_segment(folder, full, alive=folder.is_alive(writer_of(name)))
     if "unreadable" in folder.totals():
         full = f"{folder.path}/totals.json"
-        findings.append(Finding(full, "totals", 0, folder.disk.size(full), "cannot be read; counts of segments that are gone are lost"))
+        findings.append(
+            Finding(
+                full, "totals", 0, folder.disk.size(full), "cannot be read; counts of segments that are gone are lost"
+            )
+        )
     return findings
 
 
@@ -317,7 +341,11 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
             last = index == len(places) - 1 and header.sealed_events is None
             if last and alive:
                 continue  # a living writer is in the middle of it
-            detail = "half a record: its writer died before that put returned" if last else "a record's checksum does not hold"
+            detail = (
+                "half a record: its writer died before that put returned"
+                if last
+                else "a record's checksum does not hold"
+            )
             findings.append(Finding(full, "torn" if last else "damaged", at, len(damaged), detail))
         elif frame.kind == Kind.ENVELOPE:
             envelopes.add(frame.envelope)
@@ -329,7 +357,11 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
             expected = frame.ordinal + 1
     unknown = sum(1 for byte in settled if byte and byte not in SETTLED)
     if unknown:
-        findings.append(Finding(full, "damaged", header.outcomes_at, unknown, "unknown outcome bytes; these events count as unsettled"))
+        findings.append(
+            Finding(
+                full, "damaged", header.outcomes_at, unknown, "unknown outcome bytes; these events count as unsettled"
+            )
+        )
     if header.sealed_events is not None and expected < header.sealed_events:
         detail = f"{header.sealed_events - expected} events are missing at its end"
         findings.append(Finding(full, "damaged", len(data), 0, detail))

@@ -1,8 +1,9 @@
 """What is done now and then: look for what others left, sync in the background, expire the dead, make room.
 
-One process of those that share a folder is elected (a flock) to look for orphans, so that the cost of doing nothing does
-not grow with workers times segments; a sender of its own (``eventpost send``) always looks.  A segment may be adopted once
-its writer is dead, or if that writer does not send; never otherwise, so no event is leased to two living processes.
+One process of those that share a folder is elected (a flock) to look for orphans, so that the cost of doing nothing
+does not grow with workers times segments; a sender of its own (``eventpost send``) always looks.  A segment may be
+adopted once its writer is dead, or if that writer does not send; never otherwise, so no event is leased to two
+living processes.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Keeper:
 
     def __init__(
         self, folder: Folder, clock: Clock, *, store: Store, claims: Claims, adopt: Adopt, sync_interval_s: float,
-        scan_interval_s: float, dead_bytes_max: int | None, dead_age_max_s: float | None, emit: Callable[[Signal], None],
-        on_damage: Callable[[Cursor, int, bytes, int, str], None],
+        scan_interval_s: float, dead_bytes_max: int | None, dead_age_max_s: float | None, emit: Callable[[Signal],
+        None], on_damage: Callable[[Cursor, int, bytes, int, str], None],
     ) -> None:  # fmt: skip
         """Keep the arguments; touches no file."""
         self.folder = folder
@@ -89,7 +90,8 @@ class Keeper:
 
     def _has_unsynced(self) -> bool:
         return any(
-            cursor.writer is not None and self._synced.get(cursor.name, 0) != cursor.writer.end for cursor in self.claims.open
+            cursor.writer is not None and self._synced.get(cursor.name, 0) != cursor.writer.end
+            for cursor in self.claims.open
         )
 
     def _sync(self) -> None:
@@ -196,7 +198,9 @@ class Keeper:
 
     def _leave_alone(self, name: str, why: str) -> None:
         self._left_alone.add(name)
-        self.emit(Trouble("newer_format", f"{self.folder.segments}/{name} is left alone: {why}; a newer release can send it"))
+        self.emit(
+            Trouble("newer_format", f"{self.folder.segments}/{name} is left alone: {why}; a newer release can send it")
+        )
 
     def _quarantine(self, path: str, why: str) -> None:
         """Put a file whose header can't be read where a person can look at it."""
@@ -218,7 +222,9 @@ class Keeper:
                 if not over:
                     if oldest_s is None:
                         break
-                    ordinals = [ordinal for ordinal, letter in dead.letters(self.folder, name) if letter.at_s < oldest_s]
+                    ordinals = [
+                        ordinal for ordinal, letter in dead.letters(self.folder, name) if letter.at_s < oldest_s
+                    ]
                 if over or ordinals:
                     expired = dead.settle(self.folder, name, ordinals, Outcome.EXPIRED)
                     if expired:
@@ -237,12 +243,14 @@ class Keeper:
         if found is None:
             return True
         header, settled, data = found
-        count = sum(1 for _, frame, _ in dead.walk(data, header.records_at) if frame is not None and frame.kind == Kind.DEAD)
+        count = sum(
+            1 for _, frame, _ in dead.walk(data, header.records_at) if frame is not None and frame.kind == Kind.DEAD
+        )
         outcomes = count_outcomes(settled)
         return sum(outcomes.values()) >= count and self.folder.fold(path, count, outcomes, retry=False, dead=True)
 
     def make_room(self, wanted: int) -> bool:
-        """Free what the folder's bound needs for a new segment: settled own segments first, then what overflow allows."""
+        """Free what the folder's bound needs for a new segment: settled ones first, then what overflow allows."""
         self.claims.fold_done()
         if not self.store.sends:
             self.reap_own()
@@ -283,7 +291,11 @@ class Keeper:
                 return  # still written to
             count = cursor.header.sealed_events
             if count is None:
-                count = sum(1 for _, frame, _ in dead.walk(disk.read(fd, disk.size(path), 0), cursor.header.records_at) if frame is not None and frame.kind == Kind.EVENT)
+                count = sum(
+                    1
+                    for _, frame, _ in dead.walk(disk.read(fd, disk.size(path), 0), cursor.header.records_at)
+                    if frame is not None and frame.kind == Kind.EVENT
+                )
             before = cursor.outcomes()
             dropped = cursor.mark(range(count), Outcome.OVERFLOW)
             if own:

@@ -16,11 +16,11 @@ from .disk import Disk
 from .folder import Folder
 from .format import DROPPED, Outcome
 from .keeper import Adopt, Keeper
-from .segment import Cursor, JournalLease, SegmentWriter
+from .segment import Cursor, JournalLease
 from .store import SEGMENT_BYTES_MIN, Store
 
 if TYPE_CHECKING:
-    from .format import Header
+    pass
 
 _DAY_S = 86_400.0
 _DEAD_RETRY_S = 60.0
@@ -33,7 +33,8 @@ class JournalQueue:
         path: The folder; made (mode 0700) if it is not there.  Resolved once, here.
         durability: ``"os"`` survives kill -9 of the process; power loss can cost the last ``sync_interval_s``, or what
             the kernel had not yet written (some 30 s) where no sender runs.  ``"fsync"`` survives power loss.
-        bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may exceed it
+        bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may
+        exceed it
             by what it has open.
         overflow: What a put does at the bound: ``"refuse"`` raises QueueFull, ``"drop_oldest"`` drops whole segments,
             counted event by event, ``"block"`` waits up to ``block_timeout_s`` and then raises QueueFull.
@@ -91,13 +92,15 @@ class JournalQueue:
         self._claims = Claims(self.folder, self.clock, on_damage=self._damaged, emit=self._tell)
         self._store = Store(
             self.folder, self.clock, durable=durability == "fsync", bytes_max=bytes_max,
-            segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow, block_timeout_s=block_timeout_s,
-            make_room=lambda wanted: self._keeper.make_room(wanted), appended=self._claims.add_own,
+            segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow,
+            block_timeout_s=block_timeout_s, make_room=self._make_room,
+            appended=self._claims.add_own,
         )  # fmt: skip
         self._keeper = Keeper(
-            self.folder, self.clock, store=self._store, claims=self._claims, adopt=adopt, sync_interval_s=sync_interval_s,
-            scan_interval_s=scan_interval_s, dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s, emit=self._tell,
-            on_damage=self._damaged,
+            self.folder, self.clock, store=self._store, claims=self._claims, adopt=adopt,
+            sync_interval_s=sync_interval_s,
+            scan_interval_s=scan_interval_s, dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s,
+            emit=self._tell, on_damage=self._damaged,
         )  # fmt: skip
         self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
         self._last: QueueStats | None = None
@@ -224,6 +227,9 @@ class JournalQueue:
                 dropped=dropped, stored_bytes=self._stored_bytes(),
             )  # fmt: skip
 
+    def _make_room(self, wanted: int) -> bool:
+        return self._keeper.make_room(wanted)
+
     def _stored_bytes(self) -> int:
         try:
             return self.folder.stored_bytes()
@@ -269,8 +275,8 @@ class JournalQueue:
                 self._tell(Trouble("journal", f"{self.folder.path} could not be left in order: {error}"))
             last = self.stats()
             self._last = QueueStats(
-                accepted=last.accepted, adopted=last.adopted, delivered=last.delivered, queued=last.queued + last.in_flight,
-                in_flight=0, dead=last.dead, dropped=last.dropped, stored_bytes=last.stored_bytes,
+                accepted=last.accepted, adopted=last.adopted, delivered=last.delivered, queued=last.queued +
+                last.in_flight, in_flight=0, dead=last.dead, dropped=last.dropped, stored_bytes=last.stored_bytes,
             )  # fmt: skip
             claims.close()
             self._keeper.leave()

@@ -2,9 +2,11 @@
 
 Orders of writing, each with its reason:
 
-* A segment is made under a temporary name, allocated, given its header, synced if asked, then renamed in: a name that ends
+* A segment is made under a temporary name, allocated, given its header, synced if asked, then renamed in: a name
+that ends
   in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.
-* Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the store,
+* Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the
+store,
   so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not yet".
 * Outcome bytes are stored after the fact they tell (an answer that came, a dead letter that is on the disk): a crash in
   between repeats an event, the other order would lose one.
@@ -65,15 +67,15 @@ class SegmentWriter:
     """The appending side.  One thread at a time, which the queue sees to."""
 
     __slots__ = (
-        "count", "durable", "end", "envelopes", "events_max", "fd", "header", "map", "name", "path", "sealed", "size", "synced",
-        "synced_count",
+        "count", "durable", "end", "envelopes", "events_max", "fd", "header", "map", "name", "path", "sealed",
+        "size", "synced", "synced_count",
     )  # fmt: skip
 
     def __init__(
         self, disk: Disk, folder: str, name: str, header_bytes: bytes, size: int, *,
         mode: int, gid: int | None, durable: bool,
     ) -> None:  # fmt: skip
-        """Make the file.  Raises OSError, after which nothing of it is left.  ``durable``: sync each put (level fsync)."""
+        """Make the file.  Raises OSError, after which nothing of it is left.  ``durable``: level fsync."""
         self.header = fmt.decode_header(header_bytes)
         self.name = name
         self.path = f"{folder}/{name}"
@@ -106,7 +108,7 @@ class SegmentWriter:
         return (
             self.end + payload_bytes + new_envelopes_bytes <= self.size
             and self.count + events <= self.events_max
-            and len(self.envelopes) < 0xFFFF  # noqa: PLR2004 - the envelope number is a u16
+            and len(self.envelopes) < 0xFFFF
         )
 
     def define(self, envelope: Envelope, definition: bytes, at_s: int) -> int:
@@ -158,12 +160,13 @@ class SegmentWriter:
 class Cursor:
     """The reading side: hands out the events that are not settled, in order, and stores what became of them.
 
-    ``writer`` is the own writer while it appends, else None.  ``alive()`` tells whether another process still writes here.
+    ``writer`` is the own writer while it appends, else None.  ``alive()`` tells whether another process still writes
+    here.
     """
 
     __slots__ = (
-        "adopted", "alive", "at", "buffer", "buffer_at", "disk", "end", "ended", "envelopes", "fd", "fresh", "header", "leased", "map",
-        "name", "on_damage", "ordinal", "path", "waiting", "writer",
+        "adopted", "alive", "at", "buffer", "buffer_at", "disk", "end", "ended", "envelopes", "fd", "fresh",
+        "header", "leased", "map", "name", "on_damage", "ordinal", "path", "waiting", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -199,9 +202,14 @@ class Cursor:
         self.buffer_at = 0
 
     def read(
-        self, events_max: int, bytes_max: int, now: float, out: list[JournalLease], intern: Callable[[Envelope], Envelope]
+        self,
+        events_max: int,
+        bytes_max: int,
+        now: float,
+        out: list[JournalLease],
+        intern: Callable[[Envelope], Envelope],
     ) -> int:
-        """Append leases to ``out`` and return the payload bytes handed out.  ``ended`` is set when nothing can follow."""
+        """Append leases to ``out``, return the bytes handed out; ``ended`` is set when nothing can follow."""
         left, most, taken = events_max, self.header.events_max, 0
         while left > 0 and taken < bytes_max:
             data, at = self._window()
@@ -219,7 +227,9 @@ class Cursor:
                         break
                     expected += 1
                     if settled is None or settled[ordinal] not in SETTLED:
-                        out.append(JournalLease(Event(envelope, data[at + FRAME_HEAD_BYTES : after]), self, ordinal, now))
+                        out.append(
+                            JournalLease(Event(envelope, data[at + FRAME_HEAD_BYTES : after]), self, ordinal, now)
+                        )
                         left -= 1
                         taken += length
                 elif kind == _ENVELOPE:
@@ -268,7 +278,7 @@ class Cursor:
         return None if self.fresh or self.map is None else self.map[self.header.outcomes_at : self.header.records_at]
 
     def _go_on(self, *, empty: bool) -> bool:
-        """Decide what it means that the next frame could not be read; True: read on.  ``empty``: there were no bytes."""
+        """Decide what it means that no frame could be read; True: read on.  ``empty``: there were no bytes."""
         self.buffer = b""
         if self.writer is not None:
             if not self.writer.sealed:
@@ -329,7 +339,11 @@ class Cursor:
         """Account for the tail, then hand out nothing more."""
         self.ended = True
         end = self.end or 0
-        if self.header.sealed_events is not None and self.header.sealed_end == end and self.ordinal < self.header.sealed_events:
+        if (
+            self.header.sealed_events is not None
+            and self.header.sealed_end == end
+            and self.ordinal < self.header.sealed_events
+        ):
             tail = self.disk.read(self.fd, max(0, end - self.at), self.at)
             self._lose(self.header.sealed_events - self.ordinal, tail, "a frame's checksum does not hold")
         elif self.at < end:
@@ -405,5 +419,9 @@ def runs(ordinals: list[int]) -> list[range]:
     ordinals = sorted(ordinals)
     if ordinals[-1] - ordinals[0] + 1 == len(ordinals):
         return [range(ordinals[0], ordinals[-1] + 1)]
-    cuts = [0, *(index + 1 for index, (left, right) in enumerate(pairwise(ordinals)) if right != left + 1), len(ordinals)]
+    cuts = [
+        0,
+        *(index + 1 for index, (left, right) in enumerate(pairwise(ordinals)) if right != left + 1),
+        len(ordinals),
+    ]
     return [range(ordinals[start], ordinals[stop - 1] + 1) for start, stop in pairwise(cuts)]

@@ -1,14 +1,14 @@
 """The putting side: every process, and every endpoint in it, appends to a segment file of its own.
 
-No put waits for another process, and within a process a put is a few microseconds under one re-entrant lock.  A put that
-interrupts a put on the same thread (a signal handler, ``__del__``) finds the lock its own and the depth above zero: it
-writes to segments of that depth, which nobody else touches, and so never sees a half-done append.  Whatever such an
-interruption raises out of an append (KeyboardInterrupt) ends that segment at its last promised event.
+No put waits for another process, and within a process a put is a few microseconds under one re-entrant lock.  A put
+that interrupts a put on the same thread (a signal handler, ``__del__``) finds the lock its own and the depth above
+zero: it writes to segments of that depth, which nobody else touches, and so never sees a half-done append.  Whatever
+such an interruption raises out of an append (KeyboardInterrupt) ends that segment at its last promised event.
 
 Group commit at ``fsync``: a put appends under the lock, then waits for the sync lock; whoever gets it syncs for all who
-appended before, and the others find their bytes on the device when their turn comes.  A sync that failed is not repeated
-(the kernel may have dropped the pages and would report success): the segment ends at its last synced event, and what was
-not synced is refused.
+appended before, and the others find their bytes on the device when their turn comes.  A sync that failed is not
+repeated (the kernel may have dropped the pages and would report success): the segment ends at its last synced event,
+and what was not synced is refused.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Store:
     """What this process appends to.  ``appended`` is called with each new writer, before its first event."""
 
     def __init__(
-        self, folder: Folder, clock: Clock, *, durable: bool, bytes_max: int, segment_bytes_max: int, overflow: Overflow,
-        block_timeout_s: float, make_room: Callable[[int], bool], appended: Callable[[SegmentWriter], None],
+        self, folder: Folder, clock: Clock, *, durable: bool, bytes_max: int, segment_bytes_max: int, overflow:
+        Overflow, block_timeout_s: float, make_room: Callable[[int], bool], appended: Callable[[SegmentWriter], None],
     ) -> None:  # fmt: skip
-        """Keep the arguments; touches no file.  ``make_room(bytes)`` settles what it can and tells whether it was enough."""
+        """Keep the arguments; touches no file.  ``make_room(bytes)`` tells whether it could."""
         self.folder = folder
         self.clock = clock
         self._time = clock.time
@@ -99,18 +99,25 @@ class Store:
         envelope, payload = event
         writer = level.get(envelope.url)
         number = None if writer is None else writer.envelopes.get(envelope)
-        if writer is None or number is None or writer.end + len(payload) + 32 > writer.size or writer.count >= writer.events_max:
+        if (
+            writer is None
+            or number is None
+            or writer.end + len(payload) + 32 > writer.size
+            or writer.count >= writer.events_max
+        ):
             writer = self._room(level, depth, envelope.url, (event,))
             number = writer.envelopes[envelope]
         end, count = writer.end, writer.count
         try:
             writer.append(_EVENT, number, payload, int(self._time()))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
             self._give_up(level, depth, writer, end, count)
             _refuse(error)
         return writer
 
-    def _append_all(self, level: dict[str, SegmentWriter], depth: int, events: Sequence[Event]) -> Sequence[tuple[SegmentWriter, int]]:
+    def _append_all(
+        self, level: dict[str, SegmentWriter], depth: int, events: Sequence[Event]
+    ) -> Sequence[tuple[SegmentWriter, int]]:
         by_lane: dict[str, list[Event]] = {}
         for event in events:
             by_lane.setdefault(event.envelope.url, []).append(event)
@@ -123,7 +130,7 @@ class Store:
                 writer = writers[lane]
                 for envelope, payload in those:
                     writer.append(Kind.EVENT, writer.envelopes[envelope], payload, at_s)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
             for writer, end, count in before:
                 self._give_up(level, depth, writer, end, count)
             _refuse(error)
@@ -148,7 +155,7 @@ class Store:
         try:
             for envelope, text in definitions.items():
                 writer.define(envelope, text, at_s)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
             self._give_up(level, depth, writer, end, count)
             _refuse(error)
         return writer
@@ -185,7 +192,12 @@ class Store:
         size = max(self._next_size, wanted + 2 * fmt.PAGE_BYTES)
         pages = max(1, -(-size // _OUTCOME_RATIO // fmt.PAGE_BYTES), -(-events // fmt.PAGE_BYTES))
         header = fmt.encode_header(
-            lane, self.writer_name, int(self.clock.time() * 1000), sender=self.sends, retry=self.retry, outcome_pages=pages
+            lane,
+            self.writer_name,
+            int(self.clock.time() * 1000),
+            sender=self.sends,
+            retry=self.retry,
+            outcome_pages=pages,
         )
         return max(size, len(header) + pages * fmt.PAGE_BYTES + wanted), header
 
@@ -212,7 +224,9 @@ class Store:
         except OSError:
             return  # only the cut failed: the file is longer than it need be, what it holds is whole
 
-    def _give_up(self, level: dict[str, SegmentWriter], depth: int, writer: SegmentWriter, end: int, count: int) -> None:
+    def _give_up(
+        self, level: dict[str, SegmentWriter], depth: int, writer: SegmentWriter, end: int, count: int
+    ) -> None:
         """End a segment at its last promised event."""
         writer.take_back(end, count)
         if level.get(writer.header.lane) is writer:
