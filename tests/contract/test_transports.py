@@ -34,9 +34,9 @@ class Urllib:
     def dispatch_event(self, event: Any) -> bool:
         """Post it; False if the endpoint refuses."""
         body = json.dumps(event.params).encode()
-        request = urllib.request.Request(event.url, body, dict(event.headers), method=event.http_verb)  # noqa: S310 - the test's own URL
+        request = urllib.request.Request(event.url, body, dict(event.headers), method=event.http_verb)
         try:
-            with urllib.request.urlopen(request):  # noqa: S310 - the test's own URL
+            with urllib.request.urlopen(request):
                 return True
         except urllib.error.HTTPError:
             return False

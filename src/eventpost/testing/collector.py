@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
 POLL_S: Final = 0.005
+CLOSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +427,10 @@ class Collector:
             task.cancel()
         for connection in list(self._connections):
             connection.transport.abort()
-        await asyncio.sleep(0)
+        until = self._loop.time() + CLOSE_S
+        while self._connections and self._loop.time() < until:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # asyncio closes a socket one turn after it has said so
 
     def _connected(self, connection: _Connection) -> int:
         self._connections.add(connection)

@@ -12,14 +12,17 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ..event import Envelope
 from ..transports.protocol import BODY_EXCERPT_BYTES_MAX, Completion, Request, Response, Transport, TransportError
 from .collector import Collector, Reply
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BODY = b'{"account_id":"1","visitors":[]}'
 SLACK_S = 0.5
@@ -65,13 +68,13 @@ class TransportContract:
 
     @pytest.fixture
     def collector(self) -> Iterator[Collector]:
-        """A listening Collector."""
+        """Return a listening Collector."""
         with Collector() as collector:
             yield collector
 
     @pytest.fixture
     def transport(self) -> Iterator[Transport]:
-        """A transport of the kind under test."""
+        """Return a transport of the kind under test."""
         transport = self.make_transport()
         yield transport
         transport.close(1.0)
@@ -208,19 +211,19 @@ class TransportContract:
 
     def test_the_child_of_a_fork_starts_afresh(self, transport: Transport, collector: Collector) -> None:
         """After a fork parent and child each get the answers to their own requests, and none of the other's."""
-        assert isinstance(outcome_of(transport, request_to(collector.url, token="before")), Response)
+        assert isinstance(outcome_of(transport, request_to(collector.url, token="#before")), Response)
         collector.script([Reply(delay_s=0.3)])
-        transport.start(request_to(collector.url, token="parent"))
+        transport.start(request_to(collector.url, token="#parent"))
         transport.wait(0.05)
 
         def child() -> bool:
             transport.after_fork_in_child()
-            transport.start(request_to(collector.url, token="child"))
-            return [done.request.token for done in collect(transport, 1)] == ["child"] and not transport.wait(0.5)
+            transport.start(request_to(collector.url, token="#child"))
+            return [done.request.token for done in collect(transport, 1)] == ["#child"] and not transport.wait(0.5)
 
         assert in_child(child)
         (completion,) = collect(transport, 1)
-        assert completion.request.token == "parent"
+        assert completion.request.token == "#parent"
         assert isinstance(completion.outcome, Response)
 
     def test_nothing_secret_in_messages(self, transport: Transport) -> None:
@@ -447,13 +450,13 @@ class HttpTransportContract(TransportContract):
             for n in range(4):
                 transport.start(request_to(hanging.url, token=n, timeout_s=20))
             begun = time.monotonic()
-            transport.start(request_to(collector.url, token="quick"))
+            transport.start(request_to(collector.url, token="#quick"))
             (completion,) = collect(transport, 1)
-            assert completion.request.token == "quick"
+            assert completion.request.token == "#quick"
             assert time.monotonic() - begun < 1
 
 
-# -- helpers ------------------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def kind(outcome: Response | TransportError) -> str:
@@ -520,9 +523,9 @@ class OneShotServer:
                 connection.shutdown(socket.SHUT_WR)
                 time.sleep(0.05)
 
-    def __enter__(self) -> OneShotServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: Sequence[object]) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._listener.close()

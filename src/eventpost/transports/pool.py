@@ -70,7 +70,7 @@ class _State:
 
     def __init__(self) -> None:
         self.connection: Any = None
-        self.managers: dict[str | None, urllib3.PoolManager] = {}
+        self.managers: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
 
 
 class PoolTransport(ThreadedTransport):
@@ -96,6 +96,7 @@ class PoolTransport(ThreadedTransport):
         self._client_cert = None if client_cert is None else os.fspath(client_cert)
         self._client_key = None if client_key is None else os.fspath(client_key)
         self._proxy = proxy
+        self._context: ssl.SSLContext | None = None
         super().__init__(threads_max, STUCK_MAX)
 
     def _attempt(self, job: Job, worker: Worker) -> Response | TransportError:
@@ -109,12 +110,15 @@ class PoolTransport(ThreadedTransport):
             headers = dict(outgoing_headers(request.envelope.headers))
             parts = urlsplit(url)
             if not parts.hostname:
-                raise UnfitRequestError("the URL has no host")
+                return TransportError("other", "cannot be sent: the URL has no host")
             if parts.username is not None:
                 credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
                 headers.update(urllib3.make_headers(basic_auth=credentials))
                 url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-            manager = self._manager(state, self._proxy_for(parts.scheme.lower(), parts.netloc.rpartition("@")[2]))
+            scheme = parts.scheme.lower()
+            manager = self._manager(
+                state, self._proxy_for(scheme, parts.netloc.rpartition("@")[2]), secure=scheme == "https"
+            )
         except (UnfitRequestError, ValueError) as error:
             what = str(error) if isinstance(error, UnfitRequestError) else "the URL or the proxy's is not one"
             return TransportError("other", f"cannot be sent: {what}")
@@ -176,14 +180,12 @@ class PoolTransport(ThreadedTransport):
         proxy = proxies.get(scheme) or proxies.get("all")
         return None if not proxy or proxy_bypass(host) else proxy
 
-    def _manager(self, state: _State, proxy: str | None) -> urllib3.PoolManager:
-        manager = state.managers.get(proxy)
+    def _manager(self, state: _State, proxy: str | None, *, secure: bool) -> urllib3.PoolManager:
+        manager = state.managers.get((proxy, secure))
         if manager is None:
-            options: dict[str, Any] = {
-                "num_pools": HOSTS_MAX,
-                "maxsize": 1,
-                "ssl_context": self._tls_context(),
-            }
+            options: dict[str, Any] = {"num_pools": HOSTS_MAX, "maxsize": 1}
+            if secure or (proxy is not None and proxy.lower().startswith("https:")):
+                options["ssl_context"] = self._tls_context()
             if proxy is None:
                 manager = urllib3.PoolManager(**options)
             else:
@@ -194,12 +196,18 @@ class PoolTransport(ThreadedTransport):
                 if parts.username is not None:
                     credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
                     options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=credentials)
-                manager = urllib3.ProxyManager(url, proxy_ssl_context=options["ssl_context"], **options)
+                manager = urllib3.ProxyManager(url, proxy_ssl_context=options.get("ssl_context"), **options)
             manager.pool_classes_by_scheme = _noting_pools(state)
-            state.managers[proxy] = manager
+            state.managers[(proxy, secure)] = manager
         return manager
 
     def _tls_context(self) -> ssl.SSLContext:
+        """Return the one context of all threads; reading a bundle takes tens of milliseconds."""
+        if self._context is None:
+            self._context = self._new_tls_context()
+        return self._context
+
+    def _new_tls_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name, and trusts nobody yet
         path = self._authorities.path
         if path is not None:
@@ -272,7 +280,7 @@ def _told(error: BaseException) -> tuple[FaultKind, str]:
     if (certificate := first(ssl.SSLCertVerificationError, ssl.CertificateError)) is not None:
         why = getattr(certificate, "verify_message", "") or "the certificate does not match the host"
         return "tls", f"certificate check failed: {why}"
-    if (handshake := first(ssl.SSLError, SSLError)) is not None and first(ssl.SSLEOFError) is None:
+    if (handshake := first(ssl.SSLError) or first(SSLError)) is not None and first(ssl.SSLEOFError) is None:
         reason = str(getattr(handshake, "reason", "") or type(handshake).__name__)
         if any(alert in reason.upper() for alert in _TLS_ALERTS):
             return "tls", f"{reason}: the endpoint wants another client certificate: see client_cert and client_key"
