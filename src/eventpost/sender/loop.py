@@ -97,7 +97,11 @@ class Sender:
         """Do all that can be done now; return the seconds until there is something to do without being told."""
         now = self._clock.monotonic()
         for completion in completions:
-            self._complete(completion, now)
+            try:
+                self._complete(completion, now)
+            except Exception as error:  # noqa: BLE001 - one answer's surprise must not cost the others
+                self._emit(Trouble("an answer could not be dealt with", f"{type(error).__name__}: {error}"))
+                self._salvage(completion.request.token)
         self._settle(now)
         if now >= self._tend_at:
             self._tend(now)
@@ -114,7 +118,10 @@ class Sender:
                 self._lanes[url] = Lane(url, self._policy, self._limits)
         lanes = self._lanes
         for lane in list(lanes.values()):
-            self._send_lane(lane, now)
+            try:
+                self._send_lane(lane, now)
+            except Exception as error:  # noqa: BLE001 - one endpoint's trouble must not hold up another
+                self._emit(Trouble("events could not be claimed or started", f"{type(error).__name__}: {error}"))
         if len(lanes) > 1:  # the next round begins with the next endpoint
             first = next(iter(lanes))
             lanes[first] = lanes.pop(first)
@@ -186,7 +193,11 @@ class Sender:
         lane.flying.add(batch)
         self._in_flight += 1
         self._in_flight_bytes += batch.size
-        self._transport.start(Request(batch.envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
+        try:
+            self._transport.start(Request(batch.envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
+        except BaseException:
+            self._salvage(batch)
+            raise
 
     def _tell_request(self, batch: Batch, body: bytes) -> None:
         first_times = [lease.event.payload for lease in batch.leases if lease.attempts == 1]
@@ -225,6 +236,17 @@ class Sender:
             self._give_back(lane, batch, verdict.reason, verdict.status, self._delay_s(batch) if sent else 0.0)
         else:
             self._refused(lane, batch, verdict, outcome)
+
+    def _salvage(self, batch: Batch) -> None:
+        """Give back what no answer will come for, or what could not be settled by it."""
+        lane = self._lanes[batch.envelope.url]
+        if batch in lane.flying:
+            lane.flying.remove(batch)
+            self._in_flight -= 1
+            self._in_flight_bytes -= batch.size
+        if batch.probe:
+            lane.breaker.probe_vanished()
+        self._release([lease for lease in batch.leases if lease.live], self._delay_s(batch))
 
     def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float) -> None:
         self._to_ack += batch.leases

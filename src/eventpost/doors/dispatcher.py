@@ -1,0 +1,391 @@
+"""EventDispatcher: the provided asynchronous dispatcher; it puts queue, sender, transport and ledger together.
+
+A door does little: encode, check, put, notice.  ``dispatch_event`` is the SDK's face; ``put_event`` and ``refuse`` are the
+face for our other doors (EventProcessor, AsyncEventDispatcher), which encode for themselves.
+
+Every event that is offered is either in the queue when the door returns True, or counted as refused with its reason.
+
+A process's end closes every dispatcher: by ``atexit`` (registered when this module is imported, so that it runs after
+what the application registers later), and by multiprocessing's finalizers in its children, which skip ``atexit``.  A
+dispatcher that has taken an event is kept alive until it is closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random as _random
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from .. import settings
+from ..clock import Clock, SystemClock
+from ..errors import EventpostError, QueueError
+from ..event import Event
+from ..queues.protocol import Queue, QueueStats
+from ..sender.lane import Limits
+from ..sender.loop import OnRequest, Sender
+from ..sender.primitives import Lock, pause
+from ..sender.retry import RetryPolicy
+from ..sender.thread import SenderThread
+from ..transports.custom import as_transport
+from ..watch.ledger import Report, Tally, make_report
+from ..watch.logs import LogObserver
+from ..watch.signals import Closed, Observer, Refused, Signal
+from .encode import check_url, log_event_to_event
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_log = logging.getLogger("eventpost")
+_SAFE_URLS_MAX = 1000
+_CLOSE_AGAIN_POLL_S = 0.01
+
+
+class EventDispatcher:
+    """Takes events, and delivers them in the background.
+
+    Args:
+        queue: where events wait; None for a ``MemoryQueue()``.  Not shared between dispatchers.
+        endpoint: URL to send everything to instead of each event's own; stored with the event.
+        transport: how requests leave: a Transport, or any object with ``dispatch_event(event)``; None for HTTP.
+        retry: when to try again.
+        batch_events_max: events in one request.
+        batch_bytes_max: bytes of a shared request's body, at most 3,000,000.
+        linger_s: seconds that a visitor which may find company waits for it; a LogEvent never waits.
+        in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands.
+        in_flight_bytes_max: ceiling on the bytes of their bodies.
+        timeout_s: seconds for one request in total, DNS included.
+        close_timeout_s: seconds that the end of the process waits for a drain, and the default of :meth:`close`.
+        merge_log_events: let LogEvents with equal URL, headers and envelope share requests.
+        sender: ``"thread"``, or ``"none"``: this process only stores, another one delivers.
+        observers: callables that take one Signal each; never called under a lock.
+        clock: time, for everything that decides by it.
+        random: returns a float in [0, 1), for jitter.
+
+    Raises ValueError or TypeError, naming the argument (or the environment variable that stands in for it).
+    """
+
+    def __init__(
+        self,
+        queue: Queue | None = None,
+        *,
+        endpoint: str | None = None,
+        transport: Any = None,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        batch_events_max: int = settings.BATCH_EVENTS_MAX,
+        batch_bytes_max: int = settings.BATCH_BYTES_MAX,
+        linger_s: float = settings.LINGER_S,
+        in_flight_max: int = settings.IN_FLIGHT_MAX,
+        in_flight_bytes_max: int = settings.IN_FLIGHT_BYTES_MAX,
+        timeout_s: float = settings.TIMEOUT_S,
+        close_timeout_s: float = settings.CLOSE_TIMEOUT_S,
+        merge_log_events: bool = False,
+        sender: Literal["thread", "none"] | str = settings.SENDER,  # noqa: PYI051 - the environment's text too
+        observers: Iterable[Observer] = (),
+        clock: Clock | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> None:
+        self.endpoint: str | None = settings.setting("endpoint", endpoint)
+        if self.endpoint is not None:
+            check_url(self.endpoint)
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
+        self.queue: Queue = settings.build_queue() if queue is None else _checked_queue(queue)
+        self.merge_log_events = bool(merge_log_events)
+        self.close_timeout_s: float = settings.setting("close_timeout_s", close_timeout_s)
+        self._observers = (LogObserver(clock=clock), *_checked_observers(observers))
+        self._guarded = transport is None
+        self._safe_urls: set[str] = set()
+        transport = settings.build_transport() if transport is None else as_transport(transport)
+        limits = Limits(
+            batch_events_max=settings.setting("batch_events_max", batch_events_max),
+            batch_bytes_max=settings.setting("batch_bytes_max", batch_bytes_max),
+            linger_s=settings.setting("linger_s", linger_s),
+            in_flight_max=min(
+                settings.setting("in_flight_max", in_flight_max),
+                getattr(transport, "in_flight_max", None) or sys.maxsize,
+            ),
+            in_flight_bytes_max=settings.setting("in_flight_bytes_max", in_flight_bytes_max),
+            timeout_s=settings.setting("timeout_s", timeout_s),
+        )
+        if self.queue.lease_s is not None and self.queue.lease_s <= limits.timeout_s + limits.linger_s:
+            raise ValueError(
+                f"the queue's lease_s ({self.queue.lease_s:g}) must exceed timeout_s + linger_s "
+                f"({limits.timeout_s + limits.linger_s:g}): events would be sent twice"
+            )
+        self._transport = transport
+        self.on_request: list[OnRequest] = []
+        self._clock: Clock = clock or SystemClock()
+        self._sends = settings.setting("sender", sender) == "thread"
+        if not self._sends and self.queue.durability == "memory":
+            raise ValueError("sender='none' needs a queue that another process can read: a JournalQueue, not memory")
+        if hasattr(self.queue, "sends"):
+            self.queue.sends = self._sends
+        if hasattr(self.queue, "emit"):
+            self.queue.emit = self._emit
+        self._sender = Sender(
+            self.queue,
+            transport,
+            clock=self._clock,
+            chance=random or _random.random,
+            emit=self._emit,
+            policy=retry,
+            limits=limits,
+            on_request=self.on_request,
+        )
+        self._thread = SenderThread(
+            self._sender, self.queue, transport, clock=self._clock, emit=self._emit, on_start=self._keep_alive
+        )
+        self._put = self.queue.put
+        self._notice = self._thread.notice if self._sends else _nobody_to_notice
+        self._start_from_zero()
+        self._closed = False
+        self._last_report: Report | None = None
+        _all.add(self)
+
+    def _start_from_zero(self) -> None:
+        self._refused = Tally()
+        self._close_lock = Lock()
+        self._said_test_run = False
+
+    # -- doors
+
+    def dispatch_event(self, event: Any) -> bool:
+        """Take a LogEvent, or any object with ``url``, ``params``, ``http_verb`` and ``headers``.
+
+        True once the queue has it at its durability; False if it was refused: counted, logged, signalled.  Never waits
+        for the network.  Raises TypeError for an object that is no log event, and nothing else.
+        """
+        if self._closed:
+            return self.refuse("closed", "the dispatcher is closed")
+        try:
+            ready = log_event_to_event(event, endpoint=self.endpoint, merge=self.merge_log_events)
+        except EventpostError as error:
+            return self.refuse(getattr(error, "reason", "invalid"), str(error))
+        except TypeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - an attribute of somebody's object may raise anything
+            return self.refuse("invalid", f"{type(error).__name__} while a log event was read")
+        return self.put_event(ready, urgent=not ready.envelope.shared)
+
+    def put_event(self, event: Event, *, urgent: bool) -> bool:
+        """Put an encoded event into the queue; the face for our other doors.  ``urgent``: it waits for no company."""
+        url = event.envelope.url
+        if self._closed:
+            return self.refuse("closed", "the dispatcher is closed")
+        if url not in self._safe_urls and not self._may_send(url):
+            return False
+        if len(event.payload) > settings.ENDPOINT_BODY_BYTES_MAX:
+            return self.refuse("too_large", f"{len(event.payload):,} bytes; the endpoint takes 3.5 MB")
+        try:
+            self._put((event,))
+        except QueueError as error:
+            return self.refuse(error.reason, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a queue raises must not reach the application
+            return self.refuse("queue_unavailable", f"{type(error).__name__}: {error}")
+        self._notice(url, urgent)
+        return True
+
+    def refuse(self, reason: str, detail: str) -> bool:
+        """Count an event as refused, tell the observers, and return False.  ``detail`` must hold no payload."""
+        self._refused.add(reason)
+        self._emit(Refused(reason, 1, detail))
+        return False
+
+    def _may_send(self, url: str) -> bool:
+        """Return whether events may go to this URL from here: not to Optimizely from a test run."""
+        host = urlsplit(url).hostname or ""
+        evidence = settings.test_run() if self._guarded and settings.is_optimizely(host) else None
+        if evidence is None:
+            if not (self._guarded and settings.is_optimizely(host) and settings.test_run_may_begin()):
+                if len(self._safe_urls) >= _SAFE_URLS_MAX:
+                    self._safe_urls.clear()
+                self._safe_urls.add(url)
+            return True
+        self._refused.add("test_run")
+        detail = "" if self._said_test_run else f"{evidence}; EVENTPOST_ALLOW_TEST_SENDS=1 lifts this"
+        self._said_test_run = True
+        self._emit(Refused("test_run", 1, detail))
+        return False
+
+    # -- the count and the end
+
+    def stats(self) -> Report:
+        """Return the count at this instant."""
+        return make_report(self.queue.stats(), self._refused.read())
+
+    def flush(self, timeout_s: float = 10.0) -> Report:
+        """End lingering at once and wait, up to ``timeout_s`` seconds, for what was accepted before; return the count.
+
+        With ``sender="none"`` make the stored events as safe as the queue can.
+        """
+        _check_timeout(timeout_s)
+        if not self._closed:
+            if self._sends:
+                self._thread.flush(timeout_s)
+            else:
+                self.queue.sync(timeout_s)
+        return self.stats()
+
+    def close(self, timeout_s: float | None = None) -> Report:
+        """Refuse what comes from now on, flush within ``timeout_s`` seconds, stop, and return the last count.
+
+        Ends within ``timeout_s`` (None: ``close_timeout_s``) plus half a second, whatever the endpoint does.  What is
+        left then stays in a durable queue, and is dropped from one in memory, counted as ``memory_at_exit``.  Idempotent.
+        """
+        timeout_s = self.close_timeout_s if timeout_s is None else timeout_s
+        _check_timeout(timeout_s)
+        return self._close(timeout_s, at_exit=False)
+
+    def _close(self, timeout_s: float, *, at_exit: bool) -> Report:
+        self._closed = True
+        if not self._close_lock.acquire(False):  # closed already, or somebody is at it
+            deadline = self._clock.monotonic() + timeout_s
+            while self._last_report is None and not self._thread.on_own_thread and self._clock.monotonic() < deadline:
+                pause(_CLOSE_AGAIN_POLL_S)
+            return self.stats()
+        durable = self.queue.durability != "memory"
+        try:
+            if self._sends:
+                told = self._say_waiting(timeout_s) if at_exit else None
+                self._thread.flush(timeout_s, hopeless_ends_it=at_exit and durable, told=told)
+            else:
+                self.queue.sync(timeout_s)
+        except KeyboardInterrupt:
+            if not at_exit:
+                self._end(durable=durable)
+                raise
+        return self._end(durable=durable)
+
+    def _end(self, *, durable: bool) -> Report:
+        if self._last_report is not None:
+            return self._last_report
+        self._thread.close()
+        try:
+            self.queue.close()
+        except Exception:  # the count is still worth telling
+            _log.exception("eventpost: the queue could not be closed")
+        if not durable:
+            drop: Callable[[str], int] | None = getattr(self.queue, "drop_remaining", None)
+            if drop is not None:
+                drop("memory_at_exit")
+        self._sender.tell_dropped()
+        self._last_report = report = self.stats()
+        self._emit(Closed(report))
+        _kept_alive.discard(self)
+        return report
+
+    def _say_waiting(self, timeout_s: float) -> Callable[[], None]:
+        def say() -> None:
+            stats: QueueStats = self.queue.stats()
+            fate = "stay in the queue" if self.queue.durability != "memory" else "would be lost"
+            text = (
+                f"eventpost: {stats.queued + stats.in_flight} events pending, waiting up to {timeout_s:g} s for them; "
+                f"Ctrl-C to leave at once (they {fate})"
+            )
+            try:
+                print(text, file=sys.stderr, flush=True)  # noqa: T201 - logging may be shut down by now
+            except (OSError, ValueError, AttributeError):
+                return
+
+        return say
+
+    def _keep_alive(self) -> None:
+        _kept_alive.add(self)
+        _register_with_multiprocessing()
+
+    def _emit(self, signal: Signal) -> None:
+        for observer in self._observers:
+            try:
+                observer(signal)
+            except Exception:  # an observer's mistake costs nothing else
+                _log.exception("eventpost: an observer failed")
+
+    def _after_fork_in_child(self) -> None:
+        self._start_from_zero()
+        self.queue.after_fork_in_child()
+        self._transport.after_fork_in_child()
+        self._thread.after_fork_in_child()
+
+    def __enter__(self) -> EventDispatcher:  # noqa: PYI034 - typing.Self is 3.11's, we support 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"EventDispatcher({self.stats()}{', closed' if self._closed else ''})"
+
+
+def _nobody_to_notice(lane: str, urgent: bool) -> None:  # noqa: ARG001, FBT001 - stands in for SenderThread.notice
+    return
+
+
+def _checked_queue(queue: Any) -> Queue:
+    if not isinstance(queue, Queue):
+        raise TypeError(f"queue must be a Queue (MemoryQueue, JournalQueue(path), ...), not {type(queue).__name__}")
+    return queue
+
+
+def _checked_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    checked = tuple(observers)
+    for observer in checked:
+        if not callable(observer):
+            raise TypeError(f"an observer must be callable with one Signal; {type(observer).__name__} is not")
+    return checked
+
+
+def _check_timeout(timeout_s: float) -> None:
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)):
+        raise TypeError(f"timeout_s must be a number of seconds, not {type(timeout_s).__name__}")
+    if not 0 <= timeout_s < float("inf"):
+        raise ValueError(f"timeout_s must be 0 or more seconds, and finite, not {timeout_s!r}")
+
+
+# -- processes: their ends and their forks
+
+_all: weakref.WeakSet[EventDispatcher] = weakref.WeakSet()
+_kept_alive: set[EventDispatcher] = set()
+
+
+def _close_all() -> None:
+    """Close every dispatcher of this process; all of them together take as long as the slowest may."""
+    clock = SystemClock()
+    began = clock.monotonic()
+    for dispatcher in list(_all):
+        left_s = max(0.0, dispatcher.close_timeout_s - (clock.monotonic() - began))
+        try:
+            dispatcher._close(left_s, at_exit=True)  # noqa: SLF001 - the module's own class
+        except Exception:  # the next dispatcher's events matter as much
+            _log.exception("eventpost: a dispatcher could not be closed")
+
+
+def _after_fork_in_child() -> None:
+    _kept_alive.clear()
+    for dispatcher in list(_all):
+        try:
+            dispatcher._after_fork_in_child()  # noqa: SLF001 - the module's own class
+        except Exception:  # the child must go on
+            _log.exception("eventpost: a dispatcher could not be carried into a child process")
+
+
+def _register_with_multiprocessing() -> None:
+    """Close at the end of a multiprocessing child, which leaves by ``os._exit``: its finalizers run, atexit does not."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is loaded anyway
+
+    Finalize(None, _close_all, exitpriority=1)
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

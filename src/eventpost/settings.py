@@ -1,0 +1,189 @@
+"""One table of settings: name, default, environment variable, meaning; the only reader of the environment.
+
+A value that is passed wins over the environment, and that over the table.  To tell them apart although signatures show
+plain defaults, each default is an instance of its own (``Default``): equal to its value, but not identical to what
+anybody else passes.  ``EVENTPOST_TEST_MODE`` and ``EVENTPOST_ALLOW_TEST_SENDS`` are switches, see :func:`test_run`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Any, Final
+
+from .queues.memory import MemoryQueue
+from .queues.protocol import Queue
+from .transports.build import build_http_transport
+from .transports.protocol import Transport
+
+ENDPOINT_BODY_BYTES_MAX: Final = 3_500_000
+"""What the endpoint takes in one JSON body (Optimizely's Event API); a single event beyond it can never be delivered."""
+BATCH_BYTES_MARGIN_MAX: Final = 3_000_000
+OPTIMIZELY_DOMAIN: Final = "optimizely.com"
+
+
+class _Int(int):
+    """A default that is this very object."""
+
+
+class _Float(float):
+    """A default that is this very object."""
+
+
+class _Str(str):
+    """A default that is this very object."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row.  ``kind`` parses the environment's text; ``lowest`` and ``highest`` bound numbers, inclusive."""
+
+    name: str
+    default: Any
+    env: str
+    kind: Callable[[Any], Any]
+    meaning: str
+    lowest: float = 0
+    highest: float = inf
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Any, source: str) -> Any:
+        """Return the value, or raise ValueError or TypeError naming ``source``."""
+        if self.choices:
+            if value not in self.choices:
+                raise ValueError(f"{source} must be one of {', '.join(map(repr, self.choices))}, not {value!r}")
+            return value
+        if self.kind is str:
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or (self.kind is int and value != int(value)):
+            raise TypeError(f"{source} must be a {'whole ' if self.kind is int else ''}number, not {value!r}")
+        if not isfinite(value) or not self.lowest <= value <= self.highest:
+            upper = "" if self.highest == inf else f" and at most {self.highest:,}"
+            raise ValueError(f"{source} must be at least {self.lowest:,}{upper}, not {value!r}")
+        return self.kind(value)
+
+
+BATCH_EVENTS_MAX: Final = _Int(100)
+BATCH_BYTES_MAX: Final = _Int(1_000_000)
+LINGER_S: Final = _Float(1.0)
+IN_FLIGHT_MAX: Final = _Int(300)
+IN_FLIGHT_BYTES_MAX: Final = _Int(16 * 1024 * 1024)
+TIMEOUT_S: Final = _Float(10)
+CLOSE_TIMEOUT_S: Final = _Float(10)
+SENDER: Final = _Str("thread")
+
+SETTINGS: Final[dict[str, Setting]] = {
+    setting.name: setting
+    for setting in (
+        Setting("endpoint", None, "EVENTPOST_ENDPOINT", str, "URL to send to, instead of each event's own"),
+        Setting(
+            "batch_events_max", BATCH_EVENTS_MAX, "EVENTPOST_BATCH_EVENTS_MAX", int, "events in one request", lowest=1
+        ),
+        Setting(
+            "batch_bytes_max",
+            BATCH_BYTES_MAX,
+            "EVENTPOST_BATCH_BYTES_MAX",
+            int,
+            "bytes of one request's body; the endpoint takes 3.5 MB",
+            lowest=1,
+            highest=BATCH_BYTES_MARGIN_MAX,
+        ),
+        Setting("linger_s", LINGER_S, "EVENTPOST_LINGER_S", float, "seconds that a visitor waits for company"),
+        Setting("in_flight_max", IN_FLIGHT_MAX, "EVENTPOST_IN_FLIGHT_MAX", int, "requests in flight at once", lowest=1),
+        Setting(
+            "in_flight_bytes_max",
+            IN_FLIGHT_BYTES_MAX,
+            "EVENTPOST_IN_FLIGHT_BYTES_MAX",
+            int,
+            "bytes of bodies in flight at once",
+            lowest=1,
+        ),
+        Setting(
+            "timeout_s", TIMEOUT_S, "EVENTPOST_TIMEOUT_S", float, "seconds for one request, DNS included", lowest=0.001
+        ),
+        Setting("close_timeout_s", CLOSE_TIMEOUT_S, "EVENTPOST_CLOSE_TIMEOUT_S", float, "seconds to drain in at exit"),
+        Setting(
+            "sender",
+            SENDER,
+            "EVENTPOST_SENDER",
+            str,
+            "'thread' delivers in this process, 'none' only stores",
+            choices=("thread", "none"),
+        ),
+    )
+}
+
+
+def setting(name: str, value: Any) -> Any:
+    """Return the value of a setting: what was passed, else the environment's, else the table's.
+
+    Raises ValueError or TypeError, naming the argument or the variable, for a value that makes no sense.
+    """
+    row = SETTINGS[name]
+    if value is not row.default:
+        return row.check(value, name)
+    text = os.environ.get(row.env, "")
+    if not text:
+        return row.default if row.default is None else row.kind(row.default)
+    try:
+        parsed = row.kind(text)
+    except ValueError:
+        raise ValueError(f"{row.env} must be a number, not {text!r}") from None
+    return row.check(parsed, row.env)
+
+
+def build_queue() -> Queue:
+    """Return the queue of a dispatcher that was not given one."""
+    return MemoryQueue()
+
+
+def build_transport() -> Transport:
+    """Return the transport of a dispatcher that was not given one."""
+    return build_http_transport()
+
+
+def is_optimizely(host: str) -> bool:
+    """Return whether a host is Optimizely's: the domain itself or anything under it."""
+    host = host.lower().rstrip(".")
+    return host == OPTIMIZELY_DOMAIN or host.endswith("." + OPTIMIZELY_DOMAIN)
+
+
+def test_run() -> str | None:
+    """Return what shows that this is a test run, which must not send to Optimizely; None if nothing does.
+
+    ``EVENTPOST_TEST_MODE=1``, ``PYTEST_CURRENT_TEST``, or pytest's or unittest's runner as the main module; never that
+    something is merely imported.  ``EVENTPOST_ALLOW_TEST_SENDS=1`` lifts all of it.
+    """
+    environ = os.environ
+    if environ.get("EVENTPOST_ALLOW_TEST_SENDS") == "1":
+        return None
+    if environ.get("EVENTPOST_TEST_MODE") == "1":
+        return "EVENTPOST_TEST_MODE=1"
+    if environ.get("PYTEST_CURRENT_TEST"):
+        return "PYTEST_CURRENT_TEST is set"
+    return _test_runner()
+
+
+def _test_runner() -> str | None:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    name = getattr(spec, "name", "") or ""
+    package = name.partition(".")[0]
+    if package in {"pytest", "_pytest", "unittest"}:
+        return f"the main module is {package}'s runner"
+    file = os.path.basename(getattr(main, "__file__", None) or "")
+    return "the main module is pytest's runner" if file in {"pytest", "py.test", "pytest.exe"} else None
+
+
+def test_run_may_begin() -> bool:
+    """Return whether :func:`test_run` may say something else later: while a test runner is loaded, it may."""
+    return "_pytest" in sys.modules
+
+
+test_run.__test__ = False  # type: ignore[attr-defined] # pytest would collect these two where they are imported
+test_run_may_begin.__test__ = False  # type: ignore[attr-defined] # as above
