@@ -31,7 +31,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 class Proxy:
-    """A forward proxy: absolute-form requests and CONNECT; ``lines`` is what it was asked, ``auth`` with which words."""
+    """A forward proxy: absolute-form requests and CONNECT; ``lines`` is what it was asked, ``auth`` with what words."""
 
     def __init__(self, refuse: bool = False) -> None:
         self.lines: list[str] = []

@@ -243,11 +243,12 @@ class Demanding:
             except OSError:
                 return
             raw.settimeout(1)
-            with self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as secure:
-                with contextlib.suppress(OSError):
-                    secure.do_handshake()
-                with contextlib.suppress(OSError):  # read what was sent meanwhile, so that closing is no reset
-                    socket.socket.recv(secure, 10_000)
+            with contextlib.suppress(OSError), raw:  # the other end may be gone at any moment
+                secure = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+                with secure:
+                    with contextlib.suppress(OSError):
+                        secure.do_handshake()
+                    socket.socket.recv(secure, 10_000)  # what was sent meanwhile, so that closing is no reset
 
     def __enter__(self) -> str:
         threading.Thread(target=self._serve, daemon=True).start()

