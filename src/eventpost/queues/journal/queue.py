@@ -88,6 +88,7 @@ class JournalQueue:
         self.emit: Callable[[Signal], None] = _nobody
         self.clock: Clock = clock or SystemClock()
         self._durability: Durability = durability
+        self.overflow: Overflow = overflow
         self.folder = Folder(path, disk=disk, gid=_gid(group), allow_network_fs=allow_network_fs)
         self._claims = Claims(self.folder, self.clock, on_damage=self._damaged, emit=self._tell)
         self._store = Store(
