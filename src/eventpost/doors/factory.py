@@ -18,7 +18,7 @@ from optimizely.notification_center import NotificationCenter
 from optimizely.optimizely_factory import OptimizelyFactory as SdkFactory
 
 from .dispatcher import EventDispatcher
-from .processor import EventProcessor, check_dispatcher
+from .processor import EventProcessor
 
 FLUSH_INTERVAL_SUSPECT_S = 300
 
@@ -131,8 +131,6 @@ _BOTH = (
 def _processor(event_dispatcher: Any, notification_center: Any) -> EventProcessor:
     if isinstance(event_dispatcher, EventDispatcher):
         return EventProcessor(event_dispatcher, notification_center=notification_center)
-    if event_dispatcher is not None:
-        check_dispatcher(event_dispatcher)
     made = EventDispatcher(transport=event_dispatcher, **_batching())
     return EventProcessor(made, notification_center=notification_center, close_dispatcher=True)
 
@@ -153,7 +151,7 @@ def _rewired(client: sdk.Optimizely, event_dispatcher: Any) -> sdk.Optimizely:
     processor = _processor(event_dispatcher, client.notification_center)
     idle: Any = client.event_processor
     client.event_processor = processor  # type: ignore[assignment]  # the SDK asks for process() only
-    client.event_dispatcher = processor.dispatcher
+    client.event_dispatcher = processor.dispatcher  # type: ignore[assignment]  # ours returns a bool, the SDK's None
     if getattr(idle, "is_running", False):  # no SDK that we know starts it
         idle.stop()
     return client

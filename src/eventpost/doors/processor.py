@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-from inspect import getattr_static, iscoroutinefunction
 from typing import Any
 
 from optimizely.event.log_event import LogEvent
@@ -55,7 +54,10 @@ class EventProcessor:
     ) -> None:
         if endpoint is not None:
             check_url(endpoint)
-        check_dispatcher(dispatcher)
+        if dispatcher is None:
+            raise TypeError(
+                "EventProcessor takes an EventDispatcher or any object with dispatch_event(event), not None"
+            )
         ours = isinstance(dispatcher, EventDispatcher)
         self.dispatcher: EventDispatcher = dispatcher if ours else EventDispatcher(transport=dispatcher)
         if self.dispatcher.endpoint is not None:
@@ -100,25 +102,6 @@ class EventProcessor:
 
     def __repr__(self) -> str:
         return f"EventProcessor({self.dispatcher!r})"
-
-
-def check_dispatcher(dispatcher: Any) -> None:
-    """Raise TypeError, saying what to pass, for what cannot serve as a custom dispatcher."""
-    method = getattr(dispatcher, "dispatch_event", None)
-    if not callable(method):
-        raise TypeError(
-            "EventProcessor takes an EventDispatcher or any object with dispatch_event(event), "
-            f"not {type(dispatcher).__name__}"
-        )
-    if iscoroutinefunction(method):
-        raise TypeError(
-            "the client calls its processor synchronously, so the dispatcher's dispatch_event must be no coroutine "
-            "function; instead of an AsyncEventDispatcher pass its .dispatcher"
-        )
-    if isinstance(dispatcher, type) and not isinstance(
-        getattr_static(dispatcher, "dispatch_event"), (staticmethod, classmethod)
-    ):
-        raise TypeError(f"{dispatcher.__name__}.dispatch_event needs an instance: pass {dispatcher.__name__}()")
 
 
 class Announcer:
