@@ -24,7 +24,9 @@ def build_http_transport(
     The arguments are those of CurlTransport.  Raises FileNotFoundError or ValueError for files that are not there.
     """
     try:
-        from .curl import CurlTransport  # noqa: PLC0415 - the extra eventpost[curl] may not be installed
+        from .curl import LOOKUPS_HAVE_DEADLINE, CurlTransport  # noqa: PLC0415 - the extra may not be installed
     except ImportError:
+        return PoolTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
+    if not LOOKUPS_HAVE_DEADLINE:
         return PoolTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
     return CurlTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
