@@ -10,9 +10,6 @@ from inspect import signature
 from types import SimpleNamespace
 
 import pytest
-
-pytest.importorskip("optimizely")
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 from optimizely import entities
