@@ -285,7 +285,7 @@ class EventDispatcher:
             stats: QueueStats = self.queue.stats()
             fate = "stay in the queue" if self.queue.durability != "memory" else "would be lost"
             text = (
-                f"eventpost: {stats.queued + stats.in_flight} events pending, waiting up to {timeout_s:g} s for them; "
+                f"eventpost: {stats.queued + stats.in_flight} events pending, waiting up to {round(timeout_s, 1):g} s for them; "
                 f"Ctrl-C to leave at once (they {fate})"
             )
             try:
