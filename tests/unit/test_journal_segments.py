@@ -230,11 +230,11 @@ class BrokenDisk(Disk):
         super().__init__()
         self.fail: dict[str, OSError] = {}
 
-    def allocate(self, fd: int, length: int) -> None:
+    def allocate(self, fd: int, length: int, *, written: bool) -> None:
         """Fail as told."""
         if "allocate" in self.fail:
             raise self.fail["allocate"]
-        super().allocate(fd, length)
+        super().allocate(fd, length, written=written)
 
     def datasync(self, fd: int) -> None:
         """Fail as told."""

@@ -31,6 +31,7 @@ NETWORK_FS: Final = frozenset({
 })  # fmt: skip
 """File systems on which a lock or a mapping may not mean what it means on a local disk."""
 
+_ZEROS: Final = bytes(1 << 18)
 _MAPPED_FS: Final = frozenset({"ext4", "ext3", "ext2", "xfs", "tmpfs", "f2fs", "jfs", "overlay"})
 
 
@@ -110,14 +111,17 @@ class Disk:
         """Close a descriptor."""
         os.close(fd)
 
-    def allocate(self, fd: int, length: int) -> None:
-        """Give a file blocks of its own up to ``length``; raises OSError(ENOSPC) if there are none."""
-        if hasattr(os, "posix_fallocate"):
+    def allocate(self, fd: int, length: int, *, written: bool) -> None:
+        """Give a file blocks of its own up to ``length``; raises OSError(ENOSPC) if there are none.
+
+        ``written``: by writing zeros.  Blocks that are only allocated cost every first sync a change of the file
+        system's own records (ext4 and xfs mark them as written then), which is many times the sync of the bytes.
+        """
+        if hasattr(os, "posix_fallocate") and not written:
             os.posix_fallocate(fd, 0, length)
-        else:  # macOS: no such call; writing zeros gets the blocks
-            zeros = bytes(1 << 16)
-            for at in range(0, length, len(zeros)):
-                os.pwrite(fd, zeros[: min(len(zeros), length - at)], at)
+        else:  # macOS has no such call
+            for at in range(0, length, len(_ZEROS)):
+                self.write(fd, _ZEROS[: length - at], at)
 
     def map(self, fd: int, length: int) -> Map:
         """Return a window on the first ``length`` bytes."""

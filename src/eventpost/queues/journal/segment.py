@@ -83,7 +83,7 @@ class SegmentWriter:
         temporary = f"{folder}/.{name}.tmp"
         self.fd = disk.create(temporary, mode, gid)
         try:
-            disk.allocate(self.fd, size)
+            disk.allocate(self.fd, size, written=durable)
             self.map: Map | None = disk.map(self.fd, size)
             self.map[0 : len(header_bytes)] = header_bytes
             self.end = self.synced = self.header.records_at
