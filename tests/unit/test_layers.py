@@ -43,7 +43,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("cli",),
     "click": ("cli",),
     "rich": ("cli",),
-    "optimizely": ("doors.processor", "doors.visitor", "doors.sdk_samples", "doors.factory", "cli.demo"),
+    "optimizely": ("doors.processor", "doors.visitor", "doors.sdk_samples", "doors.factory", "cli.demo_traffic"),
     "gevent": ("primitives", "sender.primitives"),
     "eventlet": ("primitives", "sender.primitives"),
     "urllib3": ("transports.pool",),

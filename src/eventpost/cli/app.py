@@ -1,0 +1,136 @@
+"""The commands.  Each is short: what it knows it asks ``inspect``, what it shows it hands to ``show``."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from ..errors import JournalUnusable
+from ..queues.journal import inspect
+from . import dead, show
+from .dead import Journal, Json, VisitorIds
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Eventpost: the durable event dispatcher for Optimizely. Not affiliated with Optimizely.",
+)  # fmt: skip
+app.add_typer(dead.app, name="dead")
+
+SERIOUS = frozenset({"damaged", "header", "totals"})
+LOOK_AGAIN_S = 0.1
+
+
+@app.command()
+def demo(
+    *, keep: Annotated[bool, typer.Option("--keep", help="Keep the folder with the journal, and name it.")] = False
+) -> None:  # fmt: skip
+    """Show a real client, an outage, a kill -9 and a recovery, counted.  Takes under a minute and needs no network."""
+    from .demo import run_demo  # noqa: PLC0415 - it loads the SDK
+
+    raise typer.Exit(run_demo(keep=keep))
+
+
+@app.command()
+def send(
+    journal: Journal,
+    *,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End once nothing waits that no other live sender holds.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="End after this many seconds.", show_default="none")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Send everything to this URL.", show_default="each event's own")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="The group that shares the folder.", show_default="private")
+    ] = None,
+) -> None:
+    """Deliver what lies in a folder, whoever wrote it; runs until SIGTERM or Ctrl-C unless told to end."""
+    from .send import run_send  # noqa: PLC0415 - it loads the transports
+
+    inspect.open_folder(journal)
+    raise typer.Exit(run_send(journal, until_empty=until_empty, timeout_s=timeout, endpoint=endpoint, group=group))
+
+
+@app.command()
+def status(journal: Journal, *, json_: Json = False) -> None:
+    """Count a folder, over all processes and restarts.  Exit code 1: something needs a person."""
+    counted = inspect.folder_status(journal)
+    if not counted.closes:  # somebody was at work between two reads
+        time.sleep(LOOK_AGAIN_S)
+        counted = inspect.folder_status(journal)
+    if json_:
+        show.say_json(inspect.as_dict(counted))
+    else:
+        show.show_status(counted)
+    if show.needs_a_person(counted):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tail(
+    journal: Journal,
+    *,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many.")] = 10,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is put from now on, until Ctrl-C.")
+    ] = False,
+    json_: Json = False,
+    visitor_ids: VisitorIds = False,
+) -> None:
+    """Show the newest events, in order, with what became of them."""
+    shown: set[str] = set()
+    seen = inspect.tail(journal, last=last)
+    while True:
+        rows = [show.seen_as_dict(one, visitor_ids=visitor_ids) for one in seen if one.id not in shown]
+        if json_:
+            show.say_json_lines(rows)
+        else:
+            show.lines(rows, ("id", "at", "state", "endpoint", "events", "uuids", "visitors"))
+        if not follow:
+            return
+        shown = {one.id for one in seen}
+        time.sleep(LOOK_AGAIN_S * 5)
+        seen = inspect.tail(journal, last=max(last, 1000))
+
+
+@app.command()
+def verify(journal: Journal, *, json_: Json = False) -> None:
+    """Read every byte of a folder and name what is damaged; changes nothing.  Exit code 1: something is."""
+    with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        findings = inspect.verify(journal, progress=lambda files: bar.advance(task, files))
+    if json_:
+        show.say_json([{name: getattr(one, name) for name in one.__slots__} for one in findings])
+    else:
+        for one in findings:
+            where = f"{one.path} at byte {one.at_byte:,}, {one.length_bytes:,} bytes"
+            show.say(f"{one.kind}: {where}: {one.detail}", style="red" if one.kind in SERIOUS else "yellow")
+        show.say("every record is whole" if not SERIOUS & {one.kind for one in findings} else "damage found: see above")
+    if SERIOUS & {one.kind for one in findings}:
+        raise typer.Exit(1)
+
+
+def run() -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        app()
+    except KeyError as error:
+        show.say(f"no dead letter is called {error.args[0]}", to=show.err)
+    except FileExistsError as error:
+        show.say(f"{error.filename} exists; it is not written over", to=show.err)
+    except (FileNotFoundError, JournalUnusable, PermissionError) as error:
+        show.say(f"{error.filename}: {error.strerror}" if error.filename else str(error), to=show.err)
+    except OSError as error:
+        show.say(f"{error.filename or 'journal'}: {error.strerror}", to=show.err)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+    return 2

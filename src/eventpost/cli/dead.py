@@ -1,0 +1,129 @@
+"""``eventpost dead``: events that the endpoint refused, set aside with reason, answer and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from ..queues.journal import inspect
+from ..queues.journal.dead import DeadLetter
+from . import show
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look at dead letters; send them again, or let them go.", rich_markup_mode=None
+)
+
+Journal = Annotated[Path, typer.Option("--journal", help="The journal's folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+VisitorIds = Annotated[bool, typer.Option("--visitor-ids", help="Show visitor and session ids; masked otherwise.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Which, as `dead list` names them.", show_default=False)
+]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@app.command("list")
+def list_(journal: Journal, *, json_: Json = False, visitor_ids: VisitorIds = False) -> None:
+    """List the dead letters, oldest first."""
+    rows = [
+        show.letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in inspect.dead_letters(journal)
+    ]
+    if json_:
+        show.say_json(rows)
+    elif not rows:
+        show.say("no dead letters")
+    else:
+        show.lines(rows, ("id", "died", "reason", "status", "endpoint", "events", "visitors"))
+
+
+@app.command("show")
+def show_(
+    journal: Journal,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Which, as `dead list` names it.", show_default=False)],
+    *,
+    json_: Json = False,
+    visitor_ids: VisitorIds = False,
+) -> None:
+    """Show one dead letter with the endpoint's answer and its payload."""
+    letter = next((one for one in inspect.dead_letters(journal) if one.id == id_), None)
+    if letter is None:
+        raise KeyError(id_)
+    value = show.letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
+    if json_:
+        show.say_json(value)
+        return
+    body = value.pop("payload")
+    for name, one in value.items():
+        show.say(f"{name + ':':<10} {one if isinstance(one, str) else json.dumps(one)}")
+    show.say("payload:")
+    for line in (body if isinstance(body, str) else json.dumps(body, indent=2)).splitlines():
+        show.say(f"  {line}")
+
+
+@app.command()
+def retry(journal: Journal, ids: Ids = None, *, all_: All = False, json_: Json = False) -> None:
+    """Put dead letters back into the queue, bytes and uuid unchanged."""
+    _change(journal, ids, all_=all_, json_=json_, word="retried", change=inspect.retry_dead)
+
+
+@app.command()
+def discard(
+    journal: Journal,
+    ids: Ids = None,
+    *,
+    all_: All = False,
+    json_: Json = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give dead letters up for good; the ledger counts them as dropped: dead_discarded."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("discarding cannot be undone: say --yes where nobody can be asked")
+        typer.confirm("Discard for good?", abort=True)
+    _change(journal, ids, all_=all_, json_=json_, word="discarded", change=inspect.discard_dead)
+
+
+@app.command()
+def export(
+    journal: Journal,
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write (made 0600; must not exist).", show_default="stdout")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One array; without it one JSON object a line.")] = False,
+    visitor_ids: VisitorIds = False,
+) -> None:
+    """Write all dead letters with their payloads as JSON."""
+    values = [
+        show.letter_as_dict(one, visitor_ids=visitor_ids, with_payload=True) for one in inspect.dead_letters(journal)
+    ]
+    text = json.dumps(values, indent=2) + "\n" if json_ else "".join(json.dumps(value) + "\n" for value in values)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    show.say(f"{len(values):,} dead letters written to {output}", to=show.err)
+
+
+def _change(
+    journal: Path, ids: Iterable[str] | None, *, all_: bool, json_: bool, word: str, change: Callable[..., int]
+) -> None:  # fmt: skip
+    if bool(ids) == all_:
+        raise typer.BadParameter("name dead letters by their ids, or say --all")
+    letters: list[DeadLetter] = list(inspect.dead_letters(journal))
+    total = len(letters) if all_ else len(list(ids or ()))
+    with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
+        task = bar.add_task(word, total=total)
+        done = change(journal, None if all_ else list(ids or ()), progress=lambda count: bar.advance(task, count))
+    if json_:
+        show.say_json({word: done})
+    else:
+        show.say(f"{word} {done:,}")

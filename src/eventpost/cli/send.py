@@ -1,0 +1,102 @@
+"""``eventpost send``: a sender of its own for a folder that other processes write to.
+
+It adopts whatever its writers are not sending themselves: segments of processes that are gone, and of those that only
+store (``sender="none"``).  A segment whose writer lives and sends is left to that writer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+from urllib.parse import urlsplit
+
+import typer
+from rich.progress import Progress
+
+from ..doors.dispatcher import EventDispatcher
+from ..queues.journal import JournalQueue
+from ..transports.build import build_http_transport
+from ..transports.protocol import Completion, Request, Transport
+from . import show
+
+LOOK_S: Final = 0.05
+EMPTY_FOR_S: Final = 0.3
+"""How long nothing must be waiting before a folder counts as empty: fifteen looks of the journal's keeper."""
+CLOSE_TIMEOUT_S: Final = 10.0
+
+
+class Elsewhere:
+    """A transport in front of another one: sends every request to one URL, whatever its own."""
+
+    def __init__(self, inner: Transport, url: str) -> None:
+        self._inner = inner
+        self._url = url
+
+    def start(self, request: Request) -> None:
+        """See Transport.start."""
+        self._inner.start(replace(request, envelope=request.envelope._replace(url=self._url), token=request))
+
+    def wait(self, timeout_s: float) -> Sequence[Completion]:
+        """See Transport.wait."""
+        return [Completion(request.token, outcome) for request, outcome in self._inner.wait(timeout_s)]
+
+    def wake(self) -> None:
+        """See Transport.wake."""
+        self._inner.wake()
+
+    def close(self, timeout_s: float) -> None:
+        """See Transport.close."""
+        self._inner.close(timeout_s)
+
+    def after_fork_in_child(self) -> None:
+        """See Transport.after_fork_in_child."""
+        self._inner.after_fork_in_child()
+
+    def __repr__(self) -> str:
+        return f"Elsewhere({self._inner!r})"
+
+
+def run_send(
+    journal: str | os.PathLike[str],
+    *,
+    until_empty: bool,
+    timeout_s: float | None,
+    endpoint: str | None,
+    group: str | None,
+) -> int:
+    """Deliver until told to end; returns the exit code: 1 if ``until_empty`` was not reached in time."""
+    if endpoint is not None and (urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).hostname):
+        raise typer.BadParameter("an URL with http or https and a host is needed", param_hint="--endpoint")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    http = build_http_transport()
+    queue = JournalQueue(journal, adopt="always", group=group, allow_network_fs=True)
+    dispatcher = EventDispatcher(queue, transport=http if endpoint is None else Elsewhere(http, endpoint))
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    queue.scan()  # before there is a sender's thread: what lies here now is counted from the first look on
+    dispatcher.start()
+    empty_since: float | None = None
+    emptied = False
+    bar = Progress(console=show.err, disable=not (until_empty and show.err.is_terminal), transient=True)
+    with bar:
+        task = bar.add_task("sending", total=None)
+        while not stop.wait(LOOK_S):
+            now = time.monotonic()
+            count = dispatcher.stats()
+            bar.update(task, total=count.accepted or None, completed=count.accepted - count.queued - count.in_flight)
+            if count.queued or count.in_flight:
+                empty_since = None
+            elif empty_since is None:
+                empty_since = now
+            emptied = empty_since is not None and now - empty_since >= EMPTY_FOR_S
+            if (until_empty and emptied) or (deadline is not None and now >= deadline):
+                break
+    left = CLOSE_TIMEOUT_S if deadline is None or stop.is_set() else max(0.0, deadline - time.monotonic())
+    show.say(dispatcher.close(timeout_s=min(CLOSE_TIMEOUT_S, left)))
+    return 1 if until_empty and not emptied else 0

@@ -1,0 +1,201 @@
+"""How things look, and what is masked.
+
+What lies in a journal was written by others: control characters never reach the terminal, rich's markup is never read
+from data, URLs are shown without user, password and query, and visitor ids are masked unless asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..event import Event, shown_url
+from ..queues.journal.dead import DeadLetter
+from ..queues.journal.inspect import FolderStatus, Seen
+
+MASK: Final = "****"
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def plain(text: object) -> Text:
+    """Return text fit for a terminal: no markup, and control characters as ``?``."""
+    return Text("".join(char if char.isprintable() else "?" for char in str(text)))
+
+
+def say(text: object, *, style: str = "", to: Console | None = None) -> None:
+    """Print one line of text, unwrapped."""
+    line = plain(text)
+    line.stylize(style)
+    (to or out).print(line, soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as JSON, for programs."""
+    out.out(json.dumps(value, ensure_ascii=True, indent=2), highlight=False)
+
+
+def say_json_lines(values: Iterable[Any]) -> None:
+    """Print each value as one line of JSON."""
+    for value in values:
+        out.out(json.dumps(value, ensure_ascii=True), highlight=False)
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table; a column whose name begins with ``#`` holds numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(
+            column.removeprefix("#"), justify="right" if column.startswith("#") else "left", overflow="fold"
+        )
+    return made
+
+
+def row(into: Table, *cells: object) -> None:
+    """Add a row of untrusted cells."""
+    into.add_row(*(plain(cell) for cell in cells))
+
+
+def size(bytes_: int) -> str:
+    """Return a number of bytes for people."""
+    if bytes_ < 1024:
+        return f"{bytes_} B"
+    steps = min(3, (bytes_.bit_length() - 1) // 10)
+    return f"{bytes_ / 1024**steps:.1f} {('KiB', 'MiB', 'GiB')[steps - 1]}"
+
+
+def age(seconds: float | None) -> str:
+    """Return a duration for people."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def moment(at_s: float) -> str:
+    """Return a point in time in UTC, to the second."""
+    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def the_sum(accepted: int, delivered: int, queued: int, dead: int, dropped: Mapping[str, int]) -> str:
+    """Return the ledger's sum in the words that are used everywhere."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()))
+    lost = f"{sum(dropped.values()):,}" + (f" ({reasons})" if reasons else "")
+    return f"accepted {accepted:,} = delivered {delivered:,} + queued {queued:,} + dead {dead:,} + dropped {lost}"
+
+
+def show_status(status: FolderStatus) -> None:
+    """Print a folder's status."""
+    say(status.path, style="bold")
+    say(the_sum(status.accepted, status.delivered, status.queued, status.dead, status.dropped))
+    if not status.closes:
+        say("this sum does not close", style="bold red")
+    oldest = f", the oldest waiting for {age(status.oldest_age_s)}" if status.queued else ""
+    say(
+        f"{status.segments} segments, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; "
+        f"{status.writers} processes at work{oldest}"
+    )
+    if status.lanes:
+        lanes = table("endpoint", "#queued", "#stored", "#oldest")
+        for lane in status.lanes:
+            row(
+                lanes,
+                shown_url(lane.url),
+                f"{lane.queued:,}",
+                size(lane.stored_bytes),
+                age(lane.oldest_age_s) if lane.queued else "-",
+            )
+        out.print(lanes)
+    for line in needs_a_person(status):
+        say(line, style="yellow")
+
+
+def needs_a_person(status: FolderStatus) -> list[str]:
+    """Return what in a folder does not mend itself."""
+    lines = list(status.trouble)
+    if status.newer:
+        lines.append(f"{status.newer} segments are of a newer format: left alone; a newer release delivers them")
+    if status.bad:
+        lines.append(f"{status.bad} damaged places were set aside in {status.path}/bad: look at them, then remove them")
+    if not status.closes:
+        lines.append("the sum does not close: run `eventpost verify`")
+    return lines
+
+
+def visitors_of(event: Event) -> list[dict[str, Any]]:
+    """Return the visitors in an event's payload; none if it is something else."""
+    try:
+        value = json.loads(event.payload)
+    except ValueError:
+        return []
+    if not isinstance(value, dict):
+        return []
+    found = value.get("visitors", [value]) if not event.envelope.shared else [value]
+    return [one for one in found if isinstance(one, dict) and "snapshots" in one] if isinstance(found, list) else []
+
+
+def summary(event: Event, *, visitor_ids: bool) -> tuple[str, str, str]:
+    """Return what an event is about: the keys of its events, their uuids, its visitors' ids."""
+    visitors = visitors_of(event)
+    inner = [one for visitor in visitors for snapshot in visitor["snapshots"] for one in snapshot.get("events", ())]
+    keys = ", ".join(dict.fromkeys(str(one.get("key")) for one in inner))
+    uuids = ", ".join(str(one.get("uuid")) for one in inner)
+    ids = ", ".join(str(one.get("visitor_id")) if visitor_ids else MASK for one in visitors)
+    return keys or f"<{len(event.payload)} bytes>", uuids or "-", ids or "-"
+
+
+def payload(event: Event, *, visitor_ids: bool) -> Any:
+    """Return an event's payload for a person or a file; with ids, exactly as it will be sent."""
+    if visitor_ids:
+        return event.payload.decode("utf-8", "replace")
+    try:
+        value = json.loads(event.payload)
+    except ValueError:
+        return f"<{len(event.payload)} bytes that are no JSON; --visitor-ids shows them>"
+    return _masked(value)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: MASK if key in {"visitor_id", "session_id"} else _masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner) for inner in value]
+    return value
+
+
+def seen_as_dict(seen: Seen, *, visitor_ids: bool) -> dict[str, Any]:
+    """Return a stored event's line as plain values."""
+    keys, uuids, ids = summary(seen.event, visitor_ids=visitor_ids)
+    return {
+        "id": seen.id, "at": moment(seen.at_s), "state": seen.state, "endpoint": shown_url(seen.event.lane),
+        "events": keys, "uuids": uuids, "visitors": ids,
+    }  # fmt: skip
+
+
+def letter_as_dict(letter: DeadLetter, *, visitor_ids: bool, with_payload: bool) -> dict[str, Any]:
+    """Return a dead letter as plain values."""
+    keys, uuids, ids = summary(letter.event, visitor_ids=visitor_ids)
+    value: dict[str, Any] = {
+        "id": letter.id, "died": moment(letter.at_s), "reason": letter.reason, "status": letter.status,
+        "answer": letter.answer, "attempts": letter.attempts, "endpoint": shown_url(letter.event.lane),
+        "events": keys, "uuids": uuids, "visitors": ids,
+    }  # fmt: skip
+    if with_payload:
+        envelope = letter.event.envelope
+        value |= {"verb": envelope.verb, "headers": dict(envelope.headers), "shared": envelope.shared}
+        value["payload"] = payload(letter.event, visitor_ids=visitor_ids)
+    return value
+
+
+def lines(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Print one tab-free line for each row: stable for ``grep``, never wrapped."""
+    for one in rows:
+        say("  ".join(str(one[column]) for column in columns))
