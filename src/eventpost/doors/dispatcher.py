@@ -219,6 +219,14 @@ class EventDispatcher:
         """Return the count at this instant."""
         return make_report(self.queue.stats(), self._refused.read())
 
+    def start(self) -> None:
+        """Start sending before this process has stored anything: for one that delivers what others stored.  Idempotent.
+
+        The first event starts it anyway.  Nothing happens with ``sender="none"``, or once closed.
+        """
+        if self._sends and not self._closed:
+            self._thread.start()
+
     def flush(self, timeout_s: float = 10.0) -> Report:
         """End lingering at once and wait, up to ``timeout_s`` seconds, for what was accepted before; return the count.
 

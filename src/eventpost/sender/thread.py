@@ -92,6 +92,11 @@ class SenderThread:
         self._quotas = None
         self._poke()
 
+    def start(self) -> None:
+        """Start before anything was put here: for a sender of what other processes stored."""
+        if not self._running:
+            self._poke()
+
     def _poke(self) -> None:
         if self._running:
             self._transport.wake()
