@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+try:  # here, not on the sender's thread: a child that is forked in the middle of an import can't import it any more
+    import ctypes
+except ImportError:
+    ctypes = None  # type: ignore[assignment] # a Python without ctypes
+
 from ..sender.primitives import original
 
 
@@ -38,8 +43,6 @@ _immortal: list[object] = []
 def make_immortal(handles: object) -> None:
     """Give the object a reference that nothing drops: not even the end of the interpreter, which empties modules."""
     try:
-        import ctypes  # noqa: PLC0415 - 10 ms, and not before the first request
-
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(handles))
-    except (ImportError, AttributeError):  # a Python without ctypes: as good as it gets
+    except AttributeError:  # no ctypes, or no pythonapi in it: as good as it gets
         _immortal.append(handles)
