@@ -58,7 +58,7 @@ class AsyncEventDispatcher:
             ready = log_event_to_event(event, endpoint=dispatcher.endpoint, merge=dispatcher.merge_log_events)
         except EventpostError as error:
             return dispatcher.refuse(getattr(error, "reason", "invalid"), str(error))
-        put = self._in_thread(lambda: dispatcher.put_event(ready, urgent=True))
+        put = self._in_thread(lambda: dispatcher.put_event(ready, urgent=not ready.envelope.shared))
         self._handed_in.add(put)
         put.add_done_callback(self._handed_in.discard)
         return await asyncio.shield(put)
@@ -78,7 +78,7 @@ class AsyncEventDispatcher:
             pool.shutdown(wait=False)
         return report
 
-    async def __aenter__(self) -> AsyncEventDispatcher:  # noqa: PYI034 - typing.Self is 3.11's, we support 3.10
+    async def __aenter__(self) -> AsyncEventDispatcher:
         return self
 
     async def __aexit__(

@@ -150,7 +150,7 @@ def _rewired(client: sdk.Optimizely, event_dispatcher: Any) -> sdk.Optimizely:
     """Put our processor in the place of the one that the SDK's factory made."""
     processor = _processor(event_dispatcher, client.notification_center)
     idle: Any = client.event_processor
-    client.event_processor = processor  # type: ignore[assignment]  # the SDK asks for process() only
+    client.event_processor = processor
     client.event_dispatcher = processor.dispatcher  # type: ignore[assignment]  # ours returns a bool, the SDK's None
     if getattr(idle, "is_running", False):  # no SDK that we know starts it
         idle.stop()

@@ -10,7 +10,7 @@ only if nobody else can: when this processor made it, or was told to.
 
 Listeners: the SDK tells the LOG_EVENT listeners of a notification center what it is about to send.  Here that is known
 when the sender starts a request, so an :class:`Announcer` hangs in the dispatcher's ``on_request``.  A body is parsed
-only if somebody listens.  LogEvents from ``dispatch_event`` are not announced: whoever made them has done it.
+only if somebody listens.  A LogEvent that travels alone is not announced: whoever made it has done it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import logging
 from typing import Any
 
+from optimizely.event.event_processor import BaseEventProcessor
 from optimizely.event.log_event import LogEvent
 from optimizely.helpers.enums import NotificationTypes
 
@@ -32,7 +33,7 @@ from .visitor import VisitorEncoder, fitting_rules
 _log = logging.getLogger("eventpost")
 
 
-class EventProcessor:
+class EventProcessor(BaseEventProcessor):
     """Takes the SDK's user events and lets them share requests: ``Optimizely(datafile, event_processor=this)``.
 
     ``dispatcher``: an EventDispatcher, or any object or class with ``dispatch_event(event)``, like the SDK's: then
@@ -67,7 +68,7 @@ class EventProcessor:
         self._put = self.dispatcher.put_event
         self._announcer = None if notification_center is None else _announce(self.dispatcher, notification_center)
 
-    def process(self, user_event: object) -> bool:
+    def process(self, user_event: object) -> bool:  # type: ignore[override]  # the SDK's returns None and ignores it
         """Take one ImpressionEvent or ConversionEvent; True once the queue has it at its durability.
 
         False if not: the dispatcher has counted and logged the reason (``invalid`` for anything that is no such event,
