@@ -35,10 +35,10 @@ class CustomTransport(ThreadedTransport):
         self.dispatcher = dispatcher
         super().__init__(threads_max=1, stuck_max=STUCK_MAX)
 
-    def _attempt(self, job: Job, worker: Worker) -> Response | TransportError:
-        del worker  # holds nothing between attempts
+    def _attempt(self, request: Request, job: Job, worker: Worker) -> Response | TransportError:
+        del job, worker  # the deadline is kept by the waiting side; nothing is held between attempts
         try:
-            log_event = as_log_event(job.request)
+            log_event = as_log_event(request)
         except ValueError as error:
             return TransportError("other", f"the body is not an event: {type(error).__name__}")
         try:

@@ -37,7 +37,7 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from ..event import shown_url
 from .outgoing import UnfitRequestError, outgoing_headers, target
-from .protocol import BODY_EXCERPT_BYTES_MAX, FaultKind, Response, TransportError
+from .protocol import BODY_EXCERPT_BYTES_MAX, FaultKind, Request, Response, TransportError
 from .threads import Job, ThreadedTransport, Worker
 from .tls import check_client_pair, find_authorities
 
@@ -99,8 +99,7 @@ class PoolTransport(ThreadedTransport):
         self._context: ssl.SSLContext | None = None
         super().__init__(threads_max, STUCK_MAX)
 
-    def _attempt(self, job: Job, worker: Worker) -> Response | TransportError:
-        request = job.request
+    def _attempt(self, request: Request, job: Job, worker: Worker) -> Response | TransportError:
         shown = shown_url(request.envelope.url)
         if worker.state is None:
             worker.state = _State()

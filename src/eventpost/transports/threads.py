@@ -32,14 +32,19 @@ IDLE_S: Final = 10.0
 class Job:
     """One request on its way.  ``deadline`` is on the monotonic clock, in seconds."""
 
-    __slots__ = ("deadline", "over", "request", "started_at", "worker")
+    __slots__ = ("deadline", "request", "started_at", "timeout_s", "worker")
 
     def __init__(self, request: Request) -> None:
-        self.request = request
+        self.request: Request | None = request  # None when it is over: the heap below may hold the job for longer
+        self.timeout_s = request.timeout_s
         self.started_at = time.monotonic()
         self.deadline = self.started_at + request.timeout_s
-        self.over = False
         self.worker: Worker | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, by whatever came first."""
+        return self.request is None
 
     def left_s(self) -> float:
         """Return the seconds until its deadline; at least a millisecond, which is short but no "for ever"."""
@@ -89,7 +94,7 @@ class ThreadedTransport(ABC):
         self._inline: Worker | None = None
 
     @abstractmethod
-    def _attempt(self, job: Job, worker: Worker) -> Response | TransportError:
+    def _attempt(self, request: Request, job: Job, worker: Worker) -> Response | TransportError:
         """Make the one attempt, on ``worker``'s thread; ``elapsed_s`` is filled in by the caller."""
 
     @abstractmethod
@@ -223,11 +228,12 @@ class ThreadedTransport(ABC):
 
     def _run(self, job: Job, worker: Worker) -> None:
         with self._lock:
-            if job.over:
+            request = job.request
+            if request is None:
                 return
             job.worker = worker
         try:
-            outcome = self._attempt(job, worker)
+            outcome = self._attempt(request, job, worker)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the request must come back
             outcome = TransportError("other", type(error).__name__)
         self._settle(job, outcome)
@@ -243,12 +249,12 @@ class ThreadedTransport(ABC):
         else:
             outcome = TransportError(outcome.kind, outcome.message, elapsed_s)
         with self._lock:
-            if job.over:
+            request = job.request
+            if request is None:
                 return
-            job.over = True
-            job.worker = None
+            job.request = job.worker = None
             self._under_way -= 1
-        self._done.append(Completion(job.request, outcome))
+        self._done.append(Completion(request, outcome))
         self._bell.set()
 
     def _expire(self, now: float) -> None:
@@ -264,7 +270,7 @@ class ThreadedTransport(ABC):
             if job.over:
                 continue
             unsent = "" if worker is not None else " before a thread was free to send it"
-            self._settle(job, TransportError("timeout", f"no answer within {job.request.timeout_s:g} s{unsent}"))
+            self._settle(job, TransportError("timeout", f"no answer within {job.timeout_s:g} s{unsent}"))
             if worker is not None:
                 self._interrupt(worker)
                 if self._todo:
