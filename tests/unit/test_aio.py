@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -193,6 +195,36 @@ def test_aclose_is_bounded_although_a_put_hangs():
         assert time.monotonic() - began < 2
         queue.gate.set()
         await put
+
+    asyncio.run(main())
+
+
+def test_a_flush_that_was_given_up_does_not_keep_the_interpreter_alive():
+    """A program that stops waiting for flush(timeout_s=600) and ends, ends (its events are dropped from memory)."""
+    program = """
+import asyncio
+from eventpost import AsyncEventDispatcher, EventDispatcher, LogEvent
+
+async def main():
+    dispatcher = AsyncEventDispatcher(EventDispatcher(endpoint="http://127.0.0.1:9/", close_timeout_s=0.1))
+    assert await dispatcher.dispatch_event(LogEvent("http://127.0.0.1:9/", {"a": 1}))
+    try:
+        await asyncio.wait_for(dispatcher.flush(timeout_s=600), 0.1)
+    except asyncio.TimeoutError:
+        print("gave up")
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (0, "gave up\n"), done.stderr
+
+
+def test_what_flush_raises_is_raised_where_it_is_awaited():
+    """A timeout that is none is a programmer's mistake, here as there."""
+
+    async def main():
+        with EventDispatcher(endpoint=URL) as inner, pytest.raises(ValueError, match="timeout_s"):
+            await AsyncEventDispatcher(inner).flush(timeout_s=float("inf"))
 
     asyncio.run(main())
 

@@ -5,13 +5,17 @@ A put into memory or into the journal at durability ``os`` takes microseconds an
 one sync by the queue's group commit.  Either way the event is encoded before the first ``await``: the caller may change
 it as soon as the call is made.
 
-Cancelling loses nothing: what was handed in is put and counted, only its answer is not waited for.
+Cancelling loses nothing: what was handed in is put and counted, only its answer is not waited for.  The pool's threads
+are joined when the interpreter ends, so that this holds then too; a put is bounded by its queue.  ``flush`` and
+``aclose``, which may be given a long time, run on daemon threads, which keep no interpreter alive.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -58,7 +62,7 @@ class AsyncEventDispatcher:
             ready = log_event_to_event(event, endpoint=dispatcher.endpoint, merge=dispatcher.merge_log_events)
         except EventpostError as error:
             return dispatcher.refuse(getattr(error, "reason", "invalid"), str(error))
-        put = self._in_thread(lambda: dispatcher.put_event(ready, urgent=not ready.envelope.shared))
+        put = self._in_pool(lambda: dispatcher.put_event(ready, urgent=not ready.envelope.shared))
         self._handed_in.add(put)
         put.add_done_callback(self._handed_in.discard)
         return await asyncio.shield(put)
@@ -96,9 +100,10 @@ class AsyncEventDispatcher:
         under_way = {put for put in self._handed_in if put.get_loop() is loop}
         if under_way:
             await asyncio.wait(under_way, timeout=timeout_s)
-        return await asyncio.shield(self._in_thread(lambda: call(timeout_s=max(0.0, give_up_at - loop.time()))))
+        left_s = max(0.0, give_up_at - loop.time())
+        return await asyncio.shield(_in_daemon_thread(lambda: call(timeout_s=left_s)))
 
-    def _in_thread(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
+    def _in_pool(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
         """Run ``call`` on the pool; on this thread if no thread can be started any more (the interpreter is ending)."""
         loop = asyncio.get_running_loop()
         if self._pool is None or self._pool_pid != os.getpid():  # a forked child has the pool's record, not its threads
@@ -112,3 +117,28 @@ class AsyncEventDispatcher:
             future: asyncio.Future[_T] = loop.create_future()
             future.set_result(call())
             return future
+
+
+def _in_daemon_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Run ``call`` on a thread of its own; on this one if none can be started any more (the interpreter is ending)."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def tell(settle: Callable[[Any], None], outcome: Any) -> None:
+        if not future.done():
+            settle(outcome)
+
+    def run() -> None:
+        report: tuple[Callable[[Any], None], Any]
+        try:
+            report = (future.set_result, call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
+            report = (future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            loop.call_soon_threadsafe(tell, *report)
+
+    try:
+        threading.Thread(target=run, name="eventpost-aio-wait", daemon=True).start()
+    except RuntimeError:
+        run()
+    return future
