@@ -27,8 +27,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from optimizely import entities
-from optimizely.event import payload
 from optimizely.event.event_factory import EventFactory
+from optimizely.event.payload import VisitorAttribute
 from optimizely.event.user_event import ConversionEvent, ImpressionEvent, UserEvent
 from optimizely.helpers import event_tag_utils
 
@@ -45,6 +45,9 @@ _log = logging.getLogger("eventpost")
 _silent: Final = logging.Logger("eventpost.sdk")  # noqa: LOG001 - as the line above says
 _silent.disabled = True
 _EXACT: Final = frozenset({str, int, bool})
+_SdkEvent = entities.Event
+_SdkExperiment = entities.Experiment
+_SdkVariation = entities.Variation
 _HOLDOUT: Final = getattr(entities, "Holdout", None)
 
 
@@ -138,7 +141,7 @@ class VisitorEncoder:
 def _conversion(user_event: ConversionEvent) -> bytes:
     """Follow ``EventFactory._create_visitor``, conversions."""
     entity = user_event.event
-    if type(entity) is not entities.Event:
+    if type(entity) is not _SdkEvent:
         raise _Unusual
     entity_id, uuid, key, timestamp = entity.id, user_event.uuid, entity.key, user_event.timestamp
     if not (type(entity_id) is str and type(uuid) is str and type(key) is str and type(timestamp) is int):
@@ -193,7 +196,7 @@ def _impression(user_event: ImpressionEvent, rules: Rules) -> bytes:
     """Follow ``EventFactory._create_visitor``, impressions."""
     experiment: Any = user_event.experiment
     kind = type(experiment)
-    if kind is entities.Experiment:
+    if kind is _SdkExperiment:
         campaign_id, experiment_id = experiment.layerId, experiment.id
     elif experiment is None:
         campaign_id = experiment_id = ""
@@ -243,7 +246,7 @@ def _impression(user_event: ImpressionEvent, rules: Rules) -> bytes:
 
 
 def _variation(variation: Any, rules: Rules) -> tuple[str | None, str]:
-    if type(variation) is entities.Variation:
+    if type(variation) is _SdkVariation:
         variation_id, key = variation.id, variation.key
     elif variation is None:
         return "", ""
@@ -263,7 +266,7 @@ def _visitor(user_event: UserEvent, snapshot: dict[str, Any]) -> bytes:
         raise _Unusual
     attributes = []
     for attribute in given:
-        if type(attribute) is not payload.VisitorAttribute:
+        if type(attribute) is not VisitorAttribute:
             raise _Unusual
         fields = attribute.__dict__
         for part in fields.values():
