@@ -6,7 +6,7 @@
 
 ``make_queue`` is called with the ManualClock that the test advances, and with options by the names that every bounded
 queue has: ``overflow``, and, where ``bounded_by_events`` is true, ``events_max``.  A queue without ``overflow`` sets
-``overflows = ()``.  Each call makes a queue with nothing in it.
+``overflows = ()``; one whose put takes longer than ``signal_interval_s`` sets that.  Each call makes a queue with nothing in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..errors import QueueError, QueueFull, QueueUnavailable
@@ -59,6 +59,7 @@ class QueueContract:
 
     overflows: ClassVar[tuple[str, ...]] = ("refuse", "drop_oldest", "block")
     bounded_by_events: ClassVar[bool] = True
+    signal_interval_s: ClassVar[float] = 0.0003
 
     def make_queue(self, clock: ManualClock, **options: Any) -> Queue:
         """Return an empty queue that takes its time from ``clock``."""
@@ -395,7 +396,7 @@ class QueueContract:
                 by_handler.append(number)
 
             before = signal.signal(signal.SIGALRM, handler)
-            signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0003)
+            signal.setitimer(signal.ITIMER_REAL, 0.0005, self.signal_interval_s)
             seen: list[int] = []
             put = 0
             try:
@@ -457,7 +458,8 @@ class QueueContract:
 
     # -- anything, in any order
 
-    @settings(max_examples=60, deadline=None)
+    # One function, run by the class of every queue: the executors differ, and no example depends on them.
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
     def test_the_sum_closes_after_every_step(self, seed: int, steps: int) -> None:
         """Against a model: random puts, claims and settlements, stale ones included; every event is in one place."""

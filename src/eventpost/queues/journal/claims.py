@@ -276,11 +276,9 @@ class Claims:
             return 0
         with self.lock:
             due = len(lane.again) if lane.again and lane.again[0][0] <= self.clock.monotonic() else 0
-            return (
-                due
-                + sum(writer.count for writer in list(lane.own))
-                + sum(max(cursor.unread(), cursor.adopted) for cursor in lane.cursors)
-            )
+            own = sum(writer.count for writer in list(lane.own))
+            opened = sum(max(cursor.unread(), cursor.adopted and cursor.has_more()) for cursor in lane.cursors)
+            return due + own + opened
 
     def next_due_s(self) -> float | None:
         """See Queue.next_due_s."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES_MIN: Final = 1 << 18
 _OUTCOME_RATIO: Final = 128  # a segment ends early if its events are smaller than this, on average
-_DEPTH_MAX: Final = 8
+_DEPTH_MAX: Final = 16
 _EVENT: Final = int(Kind.EVENT)
 _LANES_OPEN_MAX: Final = 64
 _SYNC_WAIT_S: Final = 30.0
