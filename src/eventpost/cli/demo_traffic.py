@@ -81,7 +81,7 @@ def main() -> int:
     inner: Any
     dispatcher: EventDispatcher | None = None
     if options.journal:
-        dispatcher = EventDispatcher(JournalQueue(options.journal), endpoint=options.endpoint)
+        dispatcher = EventDispatcher(JournalQueue(options.journal), endpoint=options.endpoint, sender="thread")
         inner = EventProcessor(dispatcher)
     else:
         # The arguments that Optimizely(datafile) gives it.

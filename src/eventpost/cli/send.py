@@ -77,7 +77,8 @@ def run_send(
         signal.signal(number, lambda *_: stop.set())
     http = build_http_transport()
     queue = JournalQueue(journal, adopt="always", group=group, allow_network_fs=True)
-    dispatcher = EventDispatcher(queue, transport=http if endpoint is None else Elsewhere(http, endpoint))
+    transport = http if endpoint is None else Elsewhere(http, endpoint)
+    dispatcher = EventDispatcher(queue, transport=transport, sender="thread")  # whatever the environment says
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     queue.scan()  # before there is a sender's thread: what lies here now is counted from the first look on
     dispatcher.start()

@@ -1,0 +1,239 @@
+"""The command line against real journals: what is printed, what is masked, what the exit code says."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+
+from eventpost import EventDispatcher, JournalQueue, LogEvent
+from eventpost.testing import Collector, Reply
+from support import missing
+
+URL = "https://logx.optimizely.com/v1/events"
+SECRET = "a-visitor-nobody-should-see"
+ESCAPE = "\x1b[31m"
+
+
+def eventpost(*arguments, timeout_s=30, **options):
+    """Run a command; returns the finished process."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    command = [sys.executable, "-m", "eventpost.cli", *map(str, arguments)]
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True} | options
+    return subprocess.run(command, timeout=timeout_s, check=False, **options)
+
+
+def log_event(uuid, key="purchase"):
+    """Return a LogEvent with one event in it."""
+    event = {"uuid": uuid, "timestamp": 1, "key": key}
+    visitor = {"visitor_id": SECRET, "attributes": [], "snapshots": [{"events": [event]}]}
+    return LogEvent(URL, {"account_id": "1", "visitors": [visitor]})
+
+
+def store(path, endpoint, *uuids, key="purchase"):
+    """Store events without sending them."""
+    dispatcher = EventDispatcher(JournalQueue(path), endpoint=endpoint, sender="none")
+    for uuid in uuids:
+        assert dispatcher.dispatch_event(log_event(uuid, key))
+    dispatcher.close()
+
+
+@pytest.fixture
+def collector():
+    """Give an endpoint that refuses events called bad, with an answer that would like to write on the terminal."""
+    with Collector(
+        lambda one: Reply(400, body=ESCAPE.encode() + b"[b]no[/b]") if b'"bad"' in one.body else Reply()
+    ) as up:
+        yield up
+
+
+@pytest.fixture
+def with_dead(tmp_path, collector):
+    """Give a journal with one dead letter and one delivered event."""
+    dispatcher = EventDispatcher(JournalQueue(tmp_path / "j"), endpoint=collector.url)
+    for uuid, key in (("u-bad", "bad"), ("u-good", "good")):
+        assert dispatcher.dispatch_event(log_event(uuid, key))
+    report = dispatcher.close(timeout_s=10)
+    assert (report.delivered, report.dead) == (1, 1)
+    return tmp_path / "j"
+
+
+def test_send_until_empty_delivers_what_others_stored(tmp_path, collector):
+    """Whoever wrote it; the sum is the folder's; exit code 0 once nothing waits."""
+    store(tmp_path / "j", collector.url, "a", "b")
+    store(tmp_path / "j", collector.url, "c")
+    done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 20)
+    assert done.returncode == 0, done.stderr
+    assert collector.uuids == {"a": 1, "b": 1, "c": 1}
+    assert "accepted 3 (adopted 3), delivered 3, queued 0" in done.stdout
+    status = json.loads(eventpost("status", "--journal", tmp_path / "j", "--json").stdout)
+    assert (status["accepted"], status["delivered"], status["queued"], status["closes"]) == (3, 3, 0, True)
+
+
+def test_send_sends_elsewhere_if_told_so(tmp_path, collector):
+    """``--endpoint`` overrides what was stored with the events, and changes no byte of them."""
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "a")
+    done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 20, "--endpoint", collector.url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(collector.bodies[0]) == log_event("a").params
+
+
+def test_send_says_so_when_it_could_not_deliver_everything(tmp_path):
+    """Exit code 1, and everything is still queued."""
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "a")
+    done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 1)
+    assert done.returncode == 1
+    assert "queued 1" in done.stdout
+    status = json.loads(eventpost("status", "--journal", tmp_path / "j", "--json").stdout)
+    assert (status["accepted"], status["queued"]) == (1, 1)
+
+
+def test_send_delivers_for_whoever_only_stores_until_sigterm(tmp_path, collector, monkeypatch):
+    """A living process with ``sender="none"`` is served at once, its last event included; SIGTERM ends it in order."""
+    writer = EventDispatcher(JournalQueue(tmp_path / "j"), endpoint=collector.url, sender="none")
+    assert writer.dispatch_event(log_event("first"))
+    monkeypatch.setenv("EVENTPOST_SENDER", "none")  # meant for the application; the sender sends all the same
+    command = [sys.executable, "-m", "eventpost.cli", "send", "--journal", str(tmp_path / "j")]
+    sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert collector.wait_for(1, timeout_s=20)
+        began = time.monotonic()
+        assert writer.dispatch_event(log_event("second"))
+        assert collector.wait_for(2, timeout_s=5)
+        assert time.monotonic() - began < 2
+        sender.send_signal(signal.SIGTERM)
+        said, _ = sender.communicate(timeout=15)
+        assert sender.returncode == 0
+        assert "delivered 2" in said
+    finally:
+        sender.kill()
+        sender.wait(5)
+    assert writer.close().delivered == 2
+
+
+@pytest.mark.parametrize("command", ["status", "tail", "verify", "send", "dead list", "dead export"])
+def test_a_path_without_a_journal_is_said_and_left_alone(tmp_path, command):
+    """Exit code 2; a typing error makes no folder."""
+    done = eventpost(*command.split(), "--journal", tmp_path / "typo")
+    assert done.returncode == 2
+    assert "no journal here" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_status_prints_the_sum(with_dead):
+    """The words of the ledger; exit code 0 where nothing needs a person."""
+    done = eventpost("status", "--journal", with_dead)
+    assert done.returncode == 0, done.stdout
+    assert "accepted 2 = delivered 1 + queued 0 + dead 1 + dropped 0" in done.stdout
+
+
+def test_verify_names_damage_and_changes_nothing(tmp_path):
+    """A flipped byte is named with its place, by exit code 1 too; the file stays as it is."""
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "aaaa", "bbbb")
+    segment = next((tmp_path / "j" / "segments").glob("*.seg"))
+    assert eventpost("verify", "--journal", tmp_path / "j").returncode == 0
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"aaaa")] ^= 1
+    segment.write_bytes(data)
+    done = eventpost("verify", "--journal", tmp_path / "j", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)[0]["kind"] == "damaged"
+    assert segment.read_bytes() == bytes(data)
+
+
+def test_visitor_ids_are_masked_unless_asked_for(with_dead):
+    """In every command that shows an event."""
+    letter = json.loads(eventpost("dead", "list", "--journal", with_dead, "--json").stdout)[0]
+    store(with_dead, "http://127.0.0.1:9/v1/events", "waiting")
+    for command in (["tail"], ["tail", "--json"], ["dead", "list"], ["dead", "show", letter["id"]], ["dead", "export"]):
+        masked = eventpost(*command, "--journal", with_dead)
+        assert masked.returncode == 0, masked.stderr
+        assert SECRET not in masked.stdout
+        assert "****" in masked.stdout
+        assert SECRET in eventpost(*command, "--journal", with_dead, "--visitor-ids").stdout
+
+
+def test_tail_tells_what_became_of_each_event(tmp_path, collector):
+    """Key, uuid and state; no payload."""
+    store(tmp_path / "j", collector.url, "u-1", "u-2")
+    rows = [json.loads(line) for line in eventpost("tail", "--journal", tmp_path / "j", "--json").stdout.splitlines()]
+    assert [(row["uuids"], row["events"], row["state"]) for row in rows] == [
+        ("u-1", "purchase", "queued"),
+        ("u-2", "purchase", "queued"),
+    ]
+    last = eventpost("tail", "--journal", tmp_path / "j", "--last", 1).stdout
+    assert "u-2" in last
+    assert "u-1" not in last
+
+
+def test_stored_data_does_not_reach_the_terminal_as_commands(with_dead):
+    """Neither escape sequences nor markup in an answer are obeyed."""
+    letter = json.loads(eventpost("dead", "list", "--journal", with_dead, "--json").stdout)[0]
+    shown = eventpost("dead", "show", letter["id"], "--journal", with_dead).stdout
+    assert "\x1b" not in shown
+    assert "[b]no[/b]" in shown
+
+
+def test_a_dead_letter_is_retried_with_its_bytes_unchanged(with_dead, collector):
+    """Once the endpoint takes it, it is delivered with the uuid it had."""
+    sent = next(body for body in collector.bodies if b'"bad"' in body)
+    collector.answer = None
+    done = eventpost("dead", "retry", "--all", "--journal", with_dead)
+    assert (done.returncode, done.stdout) == (0, "retried 1\n")
+    assert eventpost("send", "--journal", with_dead, "--until-empty", "--timeout", 20).returncode == 0
+    assert collector.bodies[-1] == sent
+    status = eventpost("status", "--journal", with_dead).stdout
+    assert "accepted 2 = delivered 2 + queued 0 + dead 0 + dropped 0" in status
+
+
+def test_discarding_has_to_be_meant(with_dead):
+    """Where nobody can be asked it needs --yes; then the ledger counts it with its reason."""
+    refused = eventpost("dead", "discard", "--all", "--journal", with_dead)
+    assert refused.returncode == 2
+    assert "dead 1" in eventpost("status", "--journal", with_dead).stdout
+    done = eventpost("dead", "discard", "--all", "--yes", "--journal", with_dead, "--json")
+    assert json.loads(done.stdout) == {"discarded": 1}
+    status = eventpost("status", "--journal", with_dead).stdout
+    assert "dead 0 + dropped 1 (dead_discarded 1)" in status
+
+
+@pytest.mark.parametrize("command", ["retry", "discard"])
+def test_changes_need_ids_or_all(with_dead, command):
+    """Neither nothing nor both, and an unknown id changes nothing."""
+    yes = ["--yes"] if command == "discard" else []
+    letter = json.loads(eventpost("dead", "list", "--journal", with_dead, "--json").stdout)[0]["id"]
+    for arguments in ([], [letter, "--all"], ["no-such-letter:0"], [letter, "no-such-letter:0"]):
+        done = eventpost("dead", command, *arguments, *yes, "--journal", with_dead)
+        assert done.returncode == 2, done.stdout
+    assert "dead 1" in eventpost("status", "--journal", with_dead).stdout
+
+
+def test_export_is_private_and_never_overwrites(with_dead, tmp_path):
+    """0600 whatever the umask, exact payloads if ids are asked for, and a file that exists stays."""
+    target = tmp_path / "dead.jsonl"
+    before = os.umask(0)
+    try:
+        done = eventpost("dead", "export", "--journal", with_dead, "--output", target, "--visitor-ids")
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    letter = json.loads(target.read_text())
+    assert json.loads(letter["payload"]) == log_event("u-bad", "bad").params
+    assert (letter["status"], letter["uuids"]) == (400, "u-bad")
+    assert eventpost("dead", "export", "--journal", with_dead, "--output", target).returncode == 2
+    assert json.loads(target.read_text()) == letter
+
+
+def test_without_its_packages_it_says_what_to_install(tmp_path):
+    """``eventpost`` without the extra is a sentence, not a traceback."""
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    done = eventpost("status", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr == "The command line needs two more packages: pip install 'eventpost[cli]'\n"

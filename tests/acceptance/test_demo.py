@@ -1,0 +1,68 @@
+"""``eventpost demo``, run as a person would run it."""
+
+import re
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+
+from support import missing
+
+
+@pytest.fixture(scope="module")
+def performance():
+    """Run the demo once; returns its exit code, what it printed, and how long it took."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "eventpost.cli", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return done, time.monotonic() - began
+
+
+def numbers(line):
+    """Return the whole numbers in a line."""
+    return [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\b", line)]
+
+
+def test_the_demo_loses_nothing_and_says_so(performance):
+    """Through an outage and a kill -9 every event that was accepted arrives; the collector counted."""
+    done, _ = performance
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours = next(line for line in done.stdout.splitlines() if line.startswith("Eventpost:  "))
+    accepted, delivered, lost = numbers(ours)
+    assert accepted > 1000
+    assert (delivered, lost) == (accepted, 0)
+
+
+def test_the_sdk_alone_loses_events_in_the_same_story(performance):
+    """What stands beside it was counted in the same way: handed in = delivered + lost."""
+    done, _ = performance
+    alone = next(line for line in done.stdout.splitlines() if line.startswith("the SDK alone:  "))
+    handed_in, delivered, lost, *_ = numbers(alone)
+    assert handed_in == delivered + lost
+    assert lost > 0
+
+
+def test_the_demo_tells_its_story_in_plain_lines(performance):
+    """Without a terminal it prints lines, no escapes, no questions."""
+    done, _ = performance
+    story = ["applications start", "outage", "kill -9", "started again", "endpoint is back", "close their clients"]
+    places = [done.stdout.find(word) for word in story]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_demo_takes_less_than_a_minute(performance):
+    """So that people watch it to its end."""
+    assert performance[1] < 60

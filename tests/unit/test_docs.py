@@ -1,0 +1,124 @@
+"""The documentation names what there is: modules, settings, signals, commands, tests, targets."""
+
+import ast
+import inspect
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from eventpost import settings
+from eventpost.watch import signals
+from support import missing
+
+ROOT = Path(__file__).parents[2]
+SRC = ROOT / "src" / "eventpost"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
+LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
+
+
+def text(name: str) -> str:
+    """Return a document's text."""
+    return (ROOT / name).read_text("utf-8")
+
+
+def functions(path: Path) -> set[str]:
+    """Return the names of the functions and methods in a file."""
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+CONTRACTS = {name for path in (SRC / "testing").glob("*_contract.py") for name in functions(path)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+    """A row that names a test which is gone, or was never there, is a claim without proof."""
+    for file, name in TEST_ID.findall(page.read_text("utf-8")):
+        path = ROOT / file
+        assert path.exists(), f"{page.name} names {file}"
+        in_contract = "contract" in path.parts and name in CONTRACTS
+        assert in_contract or name in functions(path), f"{page.name} names {file}::{name}"
+
+
+def test_every_row_of_the_page_has_a_test():
+    """In from-the-page.md each row names at least one test."""
+    rows = [line for line in text("docs/from-the-page.md").splitlines() if line.startswith("|")]
+    rows = [row for row in rows if not row.startswith(("| the page", "|---"))]
+    assert len(rows) >= 29
+    assert [row for row in rows if not TEST_ID.search(row)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """A link to a file of the repository finds it."""
+    links = LINK.findall(page.read_text("utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_architecture_names_each_module_once():
+    """docs/architecture.md says of every module, in one row of its own, what it is for."""
+    rows = [line for line in text("docs/architecture.md").splitlines() if line.lstrip().startswith(("|", "-"))]
+    heads = [match.group(1) for row in rows if (match := re.match(r"\s*[|-]\s*`([\w/]+\.py)`", row))]
+    modules = {str(path.relative_to(SRC)) for path in SRC.rglob("*.py") if path.read_text().count("\n") > 1}
+    assert {head for head in heads if heads.count(head) > 1} == set()
+    assert modules - set(heads) == set(), "not named"
+    assert {head for head in heads if not (SRC / head).exists()} == set(), "no such module"
+
+
+def test_every_setting_is_documented():
+    """docs/cli.md names each setting with its variable, and the two switches."""
+    page = text("docs/cli.md")
+    for setting in settings.SETTINGS.values():
+        assert f"| `{setting.name}` | `{setting.env}` |" in page
+    assert set(re.findall(r"EVENTPOST_\w+", page)) == set(re.findall(r"EVENTPOST_\w+", inspect.getsource(settings)))
+
+
+def test_every_signal_is_documented():
+    """docs/cli.md has a row for each signal, and for nothing else."""
+    table = text("docs/cli.md").split("## Signals")[1]
+    there = {one.__name__ for one in vars(signals).values() if inspect.isclass(one) and issubclass(one, signals.Signal)}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == there - {"Signal"}
+
+
+def test_every_command_and_option_is_documented():
+    """docs/cli.md has a row for each command, with each of its options and no others."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    import typer
+
+    from eventpost.cli.app import app
+
+    rows = {}
+    for head in re.findall(r"^\| `eventpost ([^`]+)` \|", text("docs/cli.md"), re.MULTILINE):
+        words = re.match(r"(?:[a-z]+ ?)+", head).group().split()
+        rows[" ".join(words)] = set(re.findall(r"--[\w-]+", head))
+    found = {}
+
+    def walk(command, path):
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*path, name])
+        if not hasattr(command, "commands"):
+            options = {name for one in command.params for name in one.opts if name.startswith("--")}
+            found[" ".join(path)] = options
+
+    walk(typer.main.get_command(app), [])
+    assert rows == found
+
+
+def test_the_readme_commands_are_targets():
+    """Each ``make`` command that a page tells people to run is a target of the Makefile, and described by its help."""
+    targets = set(re.findall(r"^([a-z]+):.*##", text("Makefile"), re.MULTILINE))
+    for page in PAGES:
+        commands = re.findall(r"(?:^|`)make ([a-z]+(?: [a-z]+)*)(?=`|\s+#|$)", page.read_text("utf-8"), re.MULTILINE)
+        assert {word for command in commands for word in command.split()} <= targets, page.name
+    assert "make demo" in text("README.md")
+    assert "make test" in text("README.md")
+    assert "make test" in text(".ci/run")
+
+
+def test_no_page_names_a_machine():
+    """No absolute path of somebody's machine stands in a page."""
+    for page in PAGES:
+        assert re.findall(r"(?<![\w./])/(?:work|tmp|root|home)/", page.read_text("utf-8")) == [], page.name
