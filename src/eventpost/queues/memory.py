@@ -391,6 +391,7 @@ class MemoryQueue:
     def next_due_s(self) -> float | None:
         """Return the seconds until the next released event is due, or None if none is waiting for its time."""
         with self._state_lock:
+            self._due()
             while self._delayed and self._delayed[0][2].state != _QUEUED:
                 heapq.heappop(self._delayed)
             return max(0.0, self._delayed[0][0] - self._clock.monotonic()) if self._delayed else None

@@ -117,6 +117,12 @@ class Former:
                 ready.append(forming.pop(batch.envelope))
                 batch = None
 
+    def add_alone(self, lease: Lease) -> None:
+        """Take in a lease that is to travel alone, although it may share."""
+        self.serial += 1
+        envelope = lease.event.envelope
+        self.ready.append(Batch(envelope, [lease], body_size(envelope, [lease]), 0.0, self.serial))
+
     def finish(self, since_max: float) -> None:
         """Make ready what has been lingering since ``since_max`` or longer."""
         if self._forming:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ..queues.protocol import Lease
 from .batch import Batch, Former
 from .breaker import Breaker
 from .retry import RetryPolicy
@@ -54,17 +55,29 @@ class Lane:
         suspects, deliveries = self.suspects, self.deliveries
         if len(suspects) > SUSPECTS_MAX:
             suspects.clear()
-        worst, took_others = 0, False
+        worst, took_others = 1, False
         for lease in batch.leases:
             key = hash(lease.event.payload)
-            times, seen = suspects.get(key, (0, deliveries - 1))
-            counts = deliveries > seen
-            if counts:
-                times += 1
-                suspects[key] = (times, deliveries)
-            if times > worst:
+            before = suspects.get(key)
+            if before is None:
+                suspects[key] = (1, deliveries)
+                continue
+            counts = deliveries > before[1]
+            times = before[0] + counts
+            suspects[key] = (times, deliveries)
+            if times > worst or (times == worst and counts):
                 worst, took_others = times, counts
-        return worst, took_others and worst > 1
+        return worst, took_others
+
+    def single_out(self, leases: list[Lease], times_max: int) -> list[Lease]:
+        """Let those that failed so often go alone, so that the next answer is about them; return the others."""
+        others = []
+        for lease in leases:
+            if self.suspects.get(hash(lease.event.payload), (0, 0))[0] >= times_max:
+                self.former.add_alone(lease)
+            else:
+                others.append(lease)
+        return others
 
     def acquit(self, batch: Batch) -> None:
         """Forget what was noted of the batch's events."""

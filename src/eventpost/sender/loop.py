@@ -143,13 +143,15 @@ class Sender:
             wanted = room if lane.solo else room * limits.batch_events_max
             bytes_max = limits.in_flight_bytes_max - self._in_flight_bytes
             leases = self._queue.claim(lane.url, wanted, max(1, bytes_max))
+            claimed = len(leases)
             if leases:
                 lane.solo = not leases[-1].event.envelope.shared
-                former.add(leases, now)
+                joining = lane.single_out(leases, self._policy.server_error_max) if lane.suspects else leases
+                former.add(joining, now)
                 self._count_claimed(lane, leases)
                 former.finish(finish_since)
                 self._start_ready(lane, now)
-            if len(leases) < wanted and self._in_flight_bytes < limits.in_flight_bytes_max:
+            if claimed < wanted and self._in_flight_bytes < limits.in_flight_bytes_max:
                 lane.backlog = False
                 if not lane.flying and not former.ready:
                     breaker.ran_dry()
@@ -224,7 +226,7 @@ class Sender:
         self._in_flight_bytes -= batch.size
         alone = len(batch.leases) == 1
         failures, took_others = lane.suspect(batch) if blames_event(outcome) else (0, False)
-        history = History(lane.refusals, failures, took_others)
+        history = History(batch.attempts, lane.refusals, failures, took_others)
         verdict = judge(self._policy, outcome, history, alone=alone, now_epoch_s=self._clock.time())
         if isinstance(verdict, Delivered):
             self._deliver(lane, batch, verdict.status, outcome.elapsed_s)
@@ -271,6 +273,10 @@ class Sender:
             throttled=verdict.status == 429,
         )
         self._tell(lane, change)
+        if verdict.split:
+            lane.former.ready.extendleft(reversed(batch.halves()))
+            self._emit(Retrying(lane.url, len(batch.leases), verdict.reason, 0.0, verdict.status))
+            return
         # While the endpoint is left alone, the wait is the breaker's; what may be the cause itself goes to the back.
         waits_itself = verdict.blames_event or not lane.breaker.blocked
         delay_s = max(self._delay_s(batch), verdict.delay_min_s) if waits_itself else 0.0
@@ -392,7 +398,7 @@ class Sender:
         """Return the seconds until the next deadline of any kind."""
         at = min(self._tend_at, self._settle_again_at)
         due_s = self._queue.next_due_s()
-        if due_s is not None:
+        if due_s:  # what is due already could not be claimed just now: its endpoint is left alone or busy
             at = min(at, now + due_s)
         for lane in self._lanes.values():
             if lane.breaker.blocked:

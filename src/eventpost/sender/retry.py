@@ -18,7 +18,9 @@ Guards, applied by the sender with what it remembers of the lane (:class:`Histor
 * After ``refusals_in_a_row_max`` refusals of single events with no 2xx between, the endpoint itself is suspect (a proxy
   that answers 400 to everything): Hold, and nothing more is buried.
 * A batch that got 5xx ``server_error_max`` times while the endpoint took others is Rejected as ``server_error``: bisected,
-  and alone and still 5xx, dead.  One that got no answer that often is bisected too, but never dead.
+  and alone and still 5xx, dead.
+* A batch that failed that often, whatever else was taken, is tried in halves: one event in it may make the endpoint fail
+  or hang.  No answer never kills an event.
 """
 
 from __future__ import annotations
@@ -43,20 +45,23 @@ class Delivered(NamedTuple):
 
 
 class RetryLater(NamedTuple):
-    """Try again; not before ``delay_min_s`` seconds.  ``blames_event``: what was sent may itself be the cause."""
+    """Try again; not before ``delay_min_s`` seconds.
+
+    ``blames_event``: what was sent may itself be the cause.  ``split``: try its halves, to find out.
+    """
 
     reason: str
     delay_min_s: float = 0.0
     status: int = 0
     blames_event: bool = False
+    split: bool = False
 
 
 class Rejected(NamedTuple):
-    """The endpoint works and does not want this body.  ``deadly`` False: find the event, but do not bury it."""
+    """The endpoint works and does not want this body."""
 
     reason: str
     status: int = 0
-    deadly: bool = True
 
 
 class TooLarge(NamedTuple):
@@ -78,11 +83,12 @@ Verdict = Delivered | RetryLater | Rejected | TooLarge | Hold
 class History(NamedTuple):
     """What the sender remembers when an answer comes in.
 
-    ``refusals_in_a_row``: single events of this lane that were refused since its last 2xx.  ``failures``: how often this
-    body's events got a 5xx or no answer while the endpoint took others, this time included.  ``took_others``: it
-    did so since the last of those failures.
+    ``attempts``: the largest number of claims among the body's events.  ``refusals_in_a_row``: single events of this lane
+    that were refused since its last 2xx.  ``failures``: how often these events got a 5xx or no answer with
+    deliveries of others between any two of these times, this time included; ``took_others``: also before this one.
     """
 
+    attempts: int = 1
     refusals_in_a_row: int = 0
     failures: int = 0
     took_others: bool = False
@@ -178,13 +184,10 @@ def judge(
     policy: RetryPolicy, outcome: Response | TransportError, history: History, *, alone: bool, now_epoch_s: float
 ) -> Verdict:
     """Return what to do with a body that was answered so.  ``alone``: it carries a single event."""
+    blamed = blames_event(outcome)
+    split = blamed and not alone and history.attempts >= policy.server_error_max
     if isinstance(outcome, TransportError):
-        if outcome.kind == "tls":
-            return Hold("certificate")
-        blamed = blames_event(outcome)
-        if blamed and not alone and _stands_out(policy, history):
-            return Rejected(outcome.kind, deadly=False)
-        return RetryLater(outcome.kind, blames_event=blamed)
+        return Hold("certificate") if outcome.kind == "tls" else RetryLater(outcome.kind, 0.0, 0, blamed, split)
     status = outcome.status
     reason = f"http_{status}"
     if 200 <= status < 300:
@@ -195,12 +198,7 @@ def judge(
         if history.refusals_in_a_row >= policy.refusals_in_a_row_max:
             return Hold("refuses_everything", status)
         return TooLarge(status) if status == 413 else Rejected(reason, status)
-    blamed = blames_event(outcome)
-    if blamed and _stands_out(policy, history):
+    if blamed and history.took_others and history.failures >= policy.server_error_max:
         return Rejected("server_error", status)
     wait_s = parse_retry_after(outcome.retry_after, now_epoch_s=now_epoch_s, cap_s=policy.retry_after_cap_s)
-    return RetryLater(reason, wait_s or 0.0, status, blames_event=blamed)
-
-
-def _stands_out(policy: RetryPolicy, history: History) -> bool:
-    return history.took_others and history.failures >= policy.server_error_max
+    return RetryLater(reason, wait_s or 0.0, status, blamed, split)

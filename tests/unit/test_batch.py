@@ -1,0 +1,120 @@
+"""Which leases travel together."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventpost.event import Envelope, Event
+from eventpost.queues.protocol import Lease
+from eventpost.sender.batch import Batch, Former, body_size
+
+A = Envelope("http://a/", shared=True, prefix=b"[", suffix=b"]")
+B = Envelope("http://a/", shared=True, prefix=b'{"b":[', suffix=b"]}")
+SOLO = Envelope("http://a/")
+
+
+def lease(envelope: Envelope, payload: bytes) -> Lease:
+    """Return a lease of such an event."""
+    return Lease(Event(envelope, payload), None, 0.0)
+
+
+def leases(envelope: Envelope, *payloads: bytes) -> list[Lease]:
+    """Return leases of such events."""
+    return [lease(envelope, payload) for payload in payloads]
+
+
+def bodies(former: Former) -> list[bytes]:
+    """Return what is ready, as bodies."""
+    return [batch.body() for batch in former.ready]
+
+
+def test_a_full_batch_is_ready_at_once() -> None:
+    """Full by number of events."""
+    former = Former(2, 1000)
+    former.add(leases(A, b"1", b"2", b"3"), 0.0)
+    assert bodies(former) == [b"[1,2]"]
+    assert (former.missing, former.forming_since) == (1, 0.0)
+
+
+def test_a_batch_is_full_by_bytes_of_its_body() -> None:
+    """Prefix, suffix and commas count; the event that did not fit begins the next."""
+    former = Former(100, len(b"[11,22]"))
+    former.add(leases(A, b"11", b"22", b"3"), 0.0)
+    assert bodies(former) == [b"[11,22]"]
+    former.finish(0.0)
+    assert bodies(former) == [b"[11,22]", b"[3]"]
+
+
+def test_what_shares_with_nobody_goes_alone_and_at_once() -> None:
+    """A LogEvent never lingers, and breaks nobody's batch."""
+    former = Former(100, 1000)
+    former.add([*leases(A, b"1"), *leases(SOLO, b"{}", b"{}"), *leases(A, b"2")], 0.0)
+    assert bodies(former) == [b"{}", b"{}"]
+    former.finish(0.0)
+    assert bodies(former)[2:] == [b"[1,2]"]
+
+
+def test_different_envelopes_do_not_mix() -> None:
+    """Each keeps its own order."""
+    former = Former(100, 1000)
+    former.add([*leases(A, b"1"), *leases(B, b"2"), *leases(A, b"3"), *leases(B, b"4")], 0.0)
+    former.finish(0.0)
+    assert bodies(former) == [b"[1,3]", b'{"b":[2,4]}']
+
+
+def test_linger_counts_from_the_first_claim() -> None:
+    """finish(t) ends what was begun at t or before."""
+    former = Former(100, 1000)
+    former.add(leases(A, b"1"), 1.0)
+    former.add([*leases(A, b"2"), *leases(B, b"3")], 2.0)
+    former.finish(0.9)
+    assert not former.ready
+    former.finish(1.0)
+    assert bodies(former) == [b"[1,2]"]
+    assert former.forming_since == 2.0
+
+
+def test_an_event_larger_than_a_batch_goes_alone() -> None:
+    """It is the endpoint's to refuse it."""
+    former = Former(100, 10)
+    former.add(leases(A, b"1", b"x" * 50, b"2"), 0.0)
+    former.finish(0.0)
+    assert bodies(former) == [b"[1]", b"[" + b"x" * 50 + b"]", b"[2]"]
+
+
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=40))
+def test_halves_by_bytes_are_balanced_and_never_empty(sizes: list[int]) -> None:
+    """Order and every event are kept; neither part exceeds half by more than one event."""
+    items = [lease(A, b"x" * size) for size in sizes]
+    batch = Batch(A, items, body_size(A, items), 0.0, 1)
+    first, rest = batch.halves_by_bytes()
+    assert first.leases
+    assert rest.leases
+    assert first.leases + rest.leases == items
+    payloads = sum(sizes)
+    assert sum(len(item.event.payload) for item in first.leases) <= payloads / 2 + max(sizes)
+    assert (first.size, rest.size) == (len(first.body()), len(rest.body()))
+
+
+KINDS = st.tuples(st.sampled_from([A, B, SOLO]), st.binary(max_size=30))
+
+
+@given(st.lists(st.lists(KINDS, max_size=12), max_size=6), st.integers(1, 5), st.integers(1, 80))
+def test_nothing_is_lost_doubled_or_reordered(rounds: list[list[tuple[Envelope, bytes]]], events_max: int, bytes_max: int) -> None:
+    """Every lease is in one batch, in order of its envelope; sizes are the bodies' and within the limits."""
+    former, given_in = Former(events_max, bytes_max), []
+    for now, items in enumerate(rounds):
+        made = [lease(envelope, payload) for envelope, payload in items]
+        given_in += made
+        former.add(made, float(now))
+        assert sum(len(batch.leases) for batch in former.held()) == len(given_in)
+        if former.forming_since is not None:
+            assert 1 <= former.missing < events_max
+    former.finish(float("inf"))
+    batches = list(former.ready)
+    for envelope in (A, B, SOLO):
+        out = [item for batch in batches if batch.envelope == envelope for item in batch.leases]
+        assert out == [item for item in given_in if item.event.envelope == envelope]
+    for batch in batches:
+        assert batch.size == len(batch.body())
+        assert len(batch.leases) <= (events_max if batch.envelope.shared else 1)
+        assert batch.size <= bytes_max or len(batch.leases) == 1

@@ -1,0 +1,217 @@
+"""When an endpoint is left alone, when it is tried, and how much may be in flight."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventpost.sender.breaker import START_LIMIT, Breaker, Change
+from eventpost.sender.retry import RetryPolicy
+
+POLICY = RetryPolicy(jitter=0.0)
+
+
+def opened(reason: str = "connect") -> Breaker:
+    """Return a breaker that has just opened, at 0."""
+    breaker = Breaker(POLICY, 300)
+    changes = [breaker.failed(0.0, reason, 0.0, probe=False) for _ in range(5)]
+    assert changes == [None] * 4 + [Change("open", reason, 1.0)]
+    return breaker
+
+
+def test_it_opens_after_five_failures_in_a_row() -> None:
+    """Nothing delivered in between; then nothing may start until the first probe, after a second."""
+    breaker = opened()
+    assert breaker.room(0.99, 0) == 0
+    assert breaker.probe_due_at == 1.0
+    assert breaker.room(1.0, 0) == 1
+
+
+def test_a_delivery_in_between_keeps_it_closed() -> None:
+    """Failures count in a row only."""
+    breaker = Breaker(POLICY, 300)
+    for _ in range(10):
+        for _ in range(4):
+            assert breaker.failed(0.0, "connect", 0.0, probe=False) is None
+        breaker.delivered(backlog=False)
+    assert not breaker.blocked
+
+
+def test_a_refusal_proves_that_the_endpoint_works() -> None:
+    """A 400 in between is an answer."""
+    breaker = Breaker(POLICY, 300)
+    for _ in range(10):
+        breaker.failed(0.0, "reset", 0.0, probe=False)
+        breaker.answered()
+    assert not breaker.blocked
+
+
+def test_probes_come_after_1_2_4_up_to_30_seconds() -> None:
+    """One at a time, and each failure doubles the wait."""
+    breaker, now, waits = opened(), 0.0, []
+    for _ in range(8):
+        at = breaker.probe_due_at
+        assert at is not None
+        waits.append(at - now)
+        now = at
+        assert breaker.start_probe() == Change("half_open", "connect")
+        assert breaker.room(now + 100, 0) == 0
+        assert breaker.probe_due_at is None
+        change = breaker.failed(now, "connect", 0.0, probe=True)
+        assert change is not None
+        assert change.state == "open"
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_after_a_recovery_it_ramps_up_from_one() -> None:
+    """In flight 1, then double with each delivery, up to where a new endpoint starts."""
+    breaker = opened()
+    breaker.start_probe()
+    assert breaker.delivered(backlog=True) == Change("closed", "recovered")
+    limits = [breaker.room(2.0, 0)]
+    for _ in range(3):
+        breaker.delivered(backlog=True)
+        limits.append(breaker.limit)
+    assert limits == [1, 2, 4, 4]
+    assert opened().room(1.0, 0) == 1
+
+
+def test_a_recovery_forgets_the_failed_probes() -> None:
+    """The next outage begins with a second again."""
+    breaker = opened()
+    for now in (1.0, 3.0):
+        breaker.start_probe()
+        breaker.failed(now, "connect", 0.0, probe=True)
+    breaker.start_probe()
+    breaker.delivered(backlog=False)
+    for _ in range(4):
+        breaker.failed(100.0, "connect", 0.0, probe=False)
+    assert breaker.failed(100.0, "connect", 0.0, probe=False) == Change("open", "connect", 1.0)
+
+
+def test_in_flight_starts_at_four_and_doubles_only_while_a_backlog_stands() -> None:
+    """200 quiet workers open 800 connections at most, not 60,000."""
+    breaker = Breaker(POLICY, 300)
+    for _ in range(1000):
+        breaker.delivered(backlog=False)
+    assert breaker.limit == START_LIMIT == 4
+    limits = set()
+    for _ in range(1000):
+        breaker.delivered(backlog=True)
+        limits.add(breaker.limit)
+    assert limits == {8, 16, 32, 64, 128, 256, 300}
+    breaker.ran_dry()
+    assert breaker.limit == 4
+
+
+@pytest.mark.parametrize("limit_max", [1, 2, 3, 4, 7])
+def test_the_ceiling_holds(limit_max: int) -> None:
+    """Also where it lies below the start."""
+    breaker = Breaker(POLICY, limit_max)
+    for _ in range(100):
+        breaker.delivered(backlog=True)
+        assert breaker.limit <= limit_max
+    breaker.ran_dry()
+    assert 1 <= breaker.room(0.0, 0) <= limit_max
+
+
+def test_retry_after_closes_the_tap_for_that_time() -> None:
+    """One 429 or 503 with a Retry-After is enough."""
+    breaker = Breaker(POLICY, 300)
+    assert breaker.failed(10.0, "http_429", 0.0, probe=False, wait_s=120.0, throttled=True) == Change("open", "http_429", 120.0)
+    assert breaker.room(129.0, 0) == 0
+    assert breaker.room(130.0, 0) == 1
+
+
+def test_a_later_wish_for_more_time_is_respected() -> None:
+    """Requests that were out when the tap closed may bring a longer Retry-After."""
+    breaker = Breaker(POLICY, 300)
+    breaker.failed(0.0, "http_429", 0.0, probe=False, wait_s=10.0)
+    assert breaker.failed(1.0, "http_429", 0.0, probe=False, wait_s=60.0) is None
+    assert breaker.probe_due_at == 61.0
+
+
+def test_a_429_halves_what_is_in_flight() -> None:
+    """Less is what it asks for."""
+    breaker = Breaker(POLICY, 300)
+    for _ in range(100):
+        breaker.delivered(backlog=True)
+    before = breaker.limit
+    breaker.failed(0.0, "http_429", 0.0, probe=False, throttled=True)
+    assert breaker.limit == before // 2
+
+
+def test_a_misconfigured_endpoint_is_held_at_once_and_probed() -> None:
+    """One 401 is enough; said once, not for each request that was out."""
+    breaker = Breaker(POLICY, 300)
+    assert breaker.hold(0.0, "http_401", 0.0, probe=False) == Change("held", "http_401", 1.0)
+    assert breaker.hold(0.0, "http_401", 0.0, probe=False) is None
+    assert breaker.room(0.5, 0) == 0
+    assert breaker.start_probe() is None
+    assert breaker.hold(1.0, "http_401", 0.0, probe=True) == Change("held", "http_401", 2.0)
+    breaker.start_probe()
+    assert breaker.delivered(backlog=False) == Change("closed", "recovered")
+
+
+def test_late_failures_of_requests_from_before_change_nothing() -> None:
+    """Only the probe's own failure doubles the wait."""
+    breaker = opened()
+    for _ in range(50):
+        assert breaker.failed(0.5, "connect", 0.0, probe=False) is None
+    assert breaker.probe_due_at == 1.0
+
+
+def test_a_late_delivery_closes_it() -> None:
+    """A 2xx is a 2xx."""
+    breaker = opened()
+    assert breaker.delivered(backlog=False) == Change("closed", "recovered")
+
+
+def test_a_probe_that_vanishes_is_repeated() -> None:
+    """A probe that was refused for its own sake, or never left, says nothing."""
+    breaker = opened()
+    breaker.start_probe()
+    breaker.probe_vanished()
+    assert breaker.state == "open"
+    assert breaker.room(1.0, 0) == 1
+
+
+def test_jitter_spreads_the_probes() -> None:
+    """Two hundred workers do not come back at the same moment."""
+    breaker = Breaker(RetryPolicy(jitter=0.5), 300)
+    for _ in range(4):
+        breaker.failed(0.0, "connect", 0.5, probe=False)
+    change = breaker.failed(0.0, "connect", 0.5, probe=False)
+    assert change is not None
+    assert change.retry_in_s == pytest.approx(1.25)
+
+
+@given(st.lists(st.sampled_from(["ok", "fail", "wait", "hold", "probe", "vanish", "dry", "time"]), max_size=80), st.integers(1, 300))
+def test_any_history_leaves_a_breaker_that_can_recover(history: list[str], limit_max: int) -> None:
+    """It never gets stuck: blocked, it has a probe under way or one due within bounds; closed, it has room."""
+    breaker, now, probing = Breaker(RetryPolicy(), limit_max), 0.0, False
+    for word in history:
+        if word == "time":
+            now += 7.0
+        elif word == "probe" and breaker.blocked and breaker.room(now, 0):
+            breaker.start_probe()
+            probing = True
+        elif word == "vanish" and probing:
+            breaker.probe_vanished()
+            probing = False
+        elif word == "ok":
+            breaker.delivered(backlog=True)
+            probing = False
+        elif word in {"fail", "wait"}:
+            breaker.failed(now, "connect", 0.3, probe=probing, wait_s=100.0 if word == "wait" else 0.0)
+            probing = False
+        elif word == "hold":
+            breaker.hold(now, "http_401", 0.3, probe=probing)
+            probing = False
+        elif word == "dry":
+            breaker.ran_dry()
+        assert 1 <= breaker.limit <= limit_max
+        if breaker.blocked and not probing:
+            assert breaker.probe_due_at is not None
+            assert breaker.probe_due_at <= now + 3600
+        elif not breaker.blocked:
+            assert breaker.room(now, 0) >= 1
