@@ -1,7 +1,7 @@
 """kill -9 of real processes that run the real SDK on a journal: nothing that was acknowledged is lost.
 
-The oracle is what the child wrote to a pipe after each event was taken, against the visitors that the collector answered
-204 for.  Repeats are counted, never forbidden: a crash between an answer and its note allows them.
+The oracle is what the child wrote to a pipe after each event was taken, against the visitors that the collector
+answered 204 for.  Repeats are counted, never forbidden: a crash between an answer and its note allows them.
 """
 
 from __future__ import annotations
