@@ -40,7 +40,7 @@ def test_a_batch_is_full_by_bytes_of_its_body() -> None:
     former = Former(100, len(b"[11,22]"))
     former.add(leases(A, b"11", b"22", b"3"), 0.0)
     assert bodies(former) == [b"[11,22]"]
-    former.finish(0.0)
+    former.finish(0.0, 0.0)
     assert bodies(former) == [b"[11,22]", b"[3]"]
 
 
@@ -49,7 +49,7 @@ def test_what_shares_with_nobody_goes_alone_and_at_once() -> None:
     former = Former(100, 1000)
     former.add([*leases(A, b"1"), *leases(SOLO, b"{}", b"{}"), *leases(A, b"2")], 0.0)
     assert bodies(former) == [b"{}", b"{}"]
-    former.finish(0.0)
+    former.finish(0.0, 0.0)
     assert bodies(former)[2:] == [b"[1,2]"]
 
 
@@ -57,18 +57,18 @@ def test_different_envelopes_do_not_mix() -> None:
     """Each keeps its own order."""
     former = Former(100, 1000)
     former.add([*leases(A, b"1"), *leases(B, b"2"), *leases(A, b"3"), *leases(B, b"4")], 0.0)
-    former.finish(0.0)
+    former.finish(0.0, 0.0)
     assert bodies(former) == [b"[1,3]", b'{"b":[2,4]}']
 
 
 def test_linger_counts_from_the_first_claim() -> None:
-    """finish(t) ends what was begun at t or before."""
+    """What has waited that long is ready; what was begun later waits on."""
     former = Former(100, 1000)
     former.add(leases(A, b"1"), 1.0)
     former.add([*leases(A, b"2"), *leases(B, b"3")], 2.0)
-    former.finish(0.9)
+    former.finish(1.9, 1.0)
     assert not former.ready
-    former.finish(1.0)
+    former.finish(2.0, 1.0)
     assert bodies(former) == [b"[1,2]"]
     assert former.forming_since == 2.0
 
@@ -77,7 +77,7 @@ def test_an_event_larger_than_a_batch_goes_alone() -> None:
     """It is the endpoint's to refuse it."""
     former = Former(100, 10)
     former.add(leases(A, b"1", b"x" * 50, b"2"), 0.0)
-    former.finish(0.0)
+    former.finish(0.0, 0.0)
     assert bodies(former) == [b"[1]", b"[" + b"x" * 50 + b"]", b"[2]"]
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_lost_doubled_or_reordered(rounds: list[list[tuple[Envelope, 
         assert sum(len(batch.leases) for batch in former.held()) == len(given_in)
         if former.forming_since is not None:
             assert 1 <= former.missing < events_max
-    former.finish(float("inf"))
+    former.finish(float("inf"), 0.0)
     batches = list(former.ready)
     for envelope in (A, B, SOLO):
         out = [item for batch in batches if batch.envelope == envelope for item in batch.leases]

@@ -123,10 +123,10 @@ class Former:
         envelope = lease.event.envelope
         self.ready.append(Batch(envelope, [lease], body_size(envelope, [lease]), 0.0, self.serial))
 
-    def finish(self, since_max: float) -> None:
-        """Make ready what has been lingering since ``since_max`` or longer."""
+    def finish(self, now: float, linger_s: float) -> None:
+        """Make ready what has been lingering for ``linger_s`` seconds or longer; 0: everything."""
         if self._forming:
-            for batch in [batch for batch in self._forming.values() if batch.since <= since_max]:
+            for batch in [batch for batch in self._forming.values() if batch.since + linger_s <= now]:
                 self.ready.append(self._forming.pop(batch.envelope))
 
     @property

@@ -132,8 +132,8 @@ class Sender:
             if self._room(lane, now):
                 self._probe(lane, now)
             return
-        finish_since = inf if self._flushes else now - limits.linger_s
-        former.finish(finish_since)
+        linger_s = 0.0 if self._flushes else limits.linger_s
+        former.finish(now, linger_s)
         self._start_ready(lane, now)
         while True:
             room = self._room(lane, now) - len(former.ready)
@@ -149,7 +149,7 @@ class Sender:
                 joining = lane.single_out(leases, self._policy.server_error_max) if lane.suspects else leases
                 former.add(joining, now)
                 self._count_claimed(lane, leases)
-                former.finish(finish_since)
+                former.finish(now, linger_s)
                 self._start_ready(lane, now)
             if claimed < wanted and self._in_flight_bytes < limits.in_flight_bytes_max:
                 lane.backlog = False
@@ -171,14 +171,14 @@ class Sender:
     def _probe(self, lane: Lane, now: float) -> None:
         former = lane.former
         if not former.ready:
-            former.finish(inf)
+            former.finish(now, 0.0)
         if not former.ready:
             leases = self._queue.claim(lane.url, 1, 1)
             if not leases:
                 return
             former.add(leases, now)
             self._count_claimed(lane, leases)
-            former.finish(inf)
+            former.finish(now, 0.0)
         batch = former.ready.popleft()
         if len(batch.leases) > 1:
             batch, rest = batch.split(1)
