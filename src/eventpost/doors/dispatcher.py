@@ -245,6 +245,8 @@ class EventDispatcher:
 
         Ends within ``timeout_s`` (None: ``close_timeout_s``) plus half a second, whatever the endpoint does.  What is
         left then stays in a durable queue, and is dropped from one in memory, counted as ``memory_at_exit``.  Idempotent.
+        An observer that calls it on the sender's own thread only ends the taking of events: a thread can't wait for
+        itself; the next ``close``, or the end of the process, does the rest.
         """
         timeout_s = self.close_timeout_s if timeout_s is None else timeout_s
         _check_timeout(timeout_s)
@@ -252,9 +254,11 @@ class EventDispatcher:
 
     def _close(self, timeout_s: float, *, at_exit: bool) -> Report:
         self._closed = True
+        if self._thread.on_own_thread:
+            return self.stats()
         if not self._close_lock.acquire(False):  # closed already, or somebody is at it
             deadline = self._clock.monotonic() + timeout_s
-            while self._last_report is None and not self._thread.on_own_thread and self._clock.monotonic() < deadline:
+            while self._last_report is None and self._clock.monotonic() < deadline:
                 pause(_CLOSE_AGAIN_POLL_S)
             return self.stats()
         durable = self.queue.durability != "memory"
