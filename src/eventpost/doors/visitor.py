@@ -62,6 +62,9 @@ class Rules(NamedTuple):
     dict_variations: bool
 
 
+_new = tuple.__new__  # a NamedTuple's own constructor is a Python function
+
+
 class _Unusual(Exception):  # noqa: N818 - no error: the way from the fast path to the official one
     """This event takes the official way."""
 
@@ -88,9 +91,9 @@ class VisitorEncoder:
         if rules is not None:
             try:
                 if type(user_event) is ConversionEvent:
-                    return Event(self._envelope(user_event), _conversion(user_event))
+                    return _new(Event, (self._envelope(user_event), _conversion(user_event)))
                 if type(user_event) is ImpressionEvent:
-                    return Event(self._envelope(user_event), _impression(user_event, rules))
+                    return _new(Event, (self._envelope(user_event), _impression(user_event, rules)))
             except EventpostError:
                 raise
             except Exception:  # noqa: BLE001, S110 - whatever it was, the official encoder is the judge of it
@@ -99,24 +102,14 @@ class VisitorEncoder:
 
     def _envelope(self, user_event: UserEvent) -> Envelope:
         context = user_event.event_context
-        anonymize_ip = context.anonymize_ip
-        key = (
-            context.account_id,
-            context.project_id,
-            context.revision,
-            context.client_name,
-            context.client_version,
-            getattr(context, "region", None),
-            anonymize_ip,
-        )
+        key = tuple(context.__dict__.values())  # a new object for each event: what it holds is what tells it apart
         # What is kept under a key is made of str, None and this one bool, so only True == 1 could be mistaken.
-        if type(anonymize_ip) is not bool:
+        if type(context.anonymize_ip) is not bool:
             raise _Unusual
-        try:
-            return self._envelopes[key]
-        except KeyError:
-            pass
-        if not all(type(part) is str or part is None for part in key[:-1]):
+        envelope = self._envelopes.get(key)
+        if envelope is not None:
+            return envelope
+        if not all(type(part) is str or part is None or part is context.anonymize_ip for part in key):
             raise _Unusual
         envelope = self._official(sample_event_in(context)).envelope
         if not envelope.shared:
