@@ -1,0 +1,134 @@
+"""The ends of processes whose queue is a journal: nothing is lost, and nobody waits for an endpoint that is down."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eventpost.testing import Collector, Reply
+
+PRELUDE = """
+import os, signal, sys, threading, time
+from eventpost.doors.dispatcher import EventDispatcher
+from eventpost.event import LogEvent
+from eventpost.queues.journal import JournalQueue
+URL, PATH = sys.argv[1:3]
+
+def event(name):
+    return LogEvent(URL, {"visitors": [{"visitor_id": "v", "snapshots": [{"events": [{"uuid": name}]}]}]})
+
+def put(dispatcher, prefix, count):
+    for at in range(count):
+        assert dispatcher.dispatch_event(event(f"{prefix}{at}"))
+"""
+DELIVER = "d = EventDispatcher(JournalQueue(PATH)); put(d, 'last', 1); d.flush(20); print(d.close(5))"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A fake endpoint."""
+    with Collector() as endpoint:
+        yield endpoint
+
+
+def start(code: str, url: str, path: Path) -> "subprocess.Popen[str]":
+    """Start a script in a process of its own."""
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), url, str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: "subprocess.Popen[str]", exit_code: int = 0) -> tuple[str, str]:
+    """Wait for its end; return stdout and stderr."""
+    out, err = process.communicate(timeout=40)
+    assert process.returncode == exit_code, err
+    return out, err
+
+
+def test_exit_does_not_wait_for_an_endpoint_that_is_left_alone(tmp_path: Path) -> None:
+    """Nobody listens: once the breaker is open, exit leaves the events to the next process."""
+    code = """
+        d = EventDispatcher(JournalQueue(PATH), close_timeout_s=30)
+        put(d, 'a', 50)
+        deadline = time.monotonic() + 10
+        while not any(lane.breaker.blocked for lane in d._sender._lanes.values()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(time.monotonic())
+    """
+    process = start(code, "http://127.0.0.1:9/v1/events", tmp_path / "journal")
+    out, err = ended(process)
+    assert time.monotonic() - float(out) < 5
+    assert "dropped" not in err
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_loses_nothing(collector: Collector, tmp_path: Path, end: signal.Signals) -> None:
+    """Python's default handler for SIGTERM runs nothing at all; the next process delivers what is left."""
+    collector.answer = lambda _request: Reply(status=503)
+    code = """
+        d = EventDispatcher(JournalQueue(PATH))
+        put(d, 'a', 300)
+        print('stored', flush=True)
+        time.sleep(30)
+    """
+    process = start(code, collector.url, tmp_path / "journal")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stored\n"
+    process.send_signal(end)
+    ended(process, -end)
+    collector.answer = lambda _request: Reply(status=204)
+    before = {uuid for uuid, count in collector.uuids.items() if count}
+    assert before <= {f"a{at}" for at in range(300)}
+    out, _ = ended(start(DELIVER, collector.url, tmp_path / "journal"))
+    assert "queued 0, in flight 0, dead 0, dropped 0" in out
+    assert {f"a{at}" for at in range(300)} | {"last0"} == set(collector.uuids)
+
+
+def test_exit_drains_a_journal_while_the_endpoint_answers(collector: Collector, tmp_path: Path) -> None:
+    """Falling off the end delivers; nothing is left for anybody."""
+    ended(start("d = EventDispatcher(JournalQueue(PATH))\nput(d, 'a', 200)", collector.url, tmp_path / "journal"))
+    assert dict(collector.uuids) == {f"a{at}": 1 for at in range(200)}
+
+
+def test_a_process_that_only_stores_sends_nothing_and_loses_nothing(collector: Collector, tmp_path: Path) -> None:
+    """sender="none": no thread, no request; another process delivers."""
+    code = """
+        d = EventDispatcher(JournalQueue(PATH), sender="none")
+        put(d, 'a', 50)
+        report = d.flush(5)
+        assert report.queued == 50 and report.closes, report
+        assert len(os.listdir('/proc/self/task')) == 1
+    """
+    ended(start(code, collector.url, tmp_path / "journal"))
+    assert not collector.uuids
+    ended(start(DELIVER, collector.url, tmp_path / "journal"))
+    assert {f"a{at}" for at in range(50)} | {"last0"} == set(collector.uuids)
+
+
+def test_fork_with_a_journal(collector: Collector, tmp_path: Path) -> None:
+    """Parent and child write to the same folder, each its own events; all of them arrive once."""
+    code = """
+        d = EventDispatcher(JournalQueue(PATH))
+        put(d, 'before', 20)
+        children = []
+        for child in range(3):
+            pid = os.fork()
+            if not pid:
+                signal.alarm(20)
+                assert d.stats().accepted == 0, d.stats()
+                put(d, f'c{child}-', 30)
+                sys.exit(0)
+            children.append(pid)
+        put(d, 'after', 20)
+        assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+        report = d.close(10)
+        assert report.queued == report.in_flight == 0 and report.closes, report
+    """
+    ended(start(code, collector.url, tmp_path / "journal"))
+    wanted = {f"{prefix}{at}" for prefix in ("before", "after") for at in range(20)}
+    wanted |= {f"c{child}-{at}" for child in range(3) for at in range(30)}
+    assert dict(collector.uuids) == dict.fromkeys(wanted, 1)
