@@ -20,7 +20,7 @@ from .transports.build import build_http_transport
 from .transports.protocol import Transport
 
 ENDPOINT_BODY_BYTES_MAX: Final = 3_500_000
-"""What the endpoint takes in one JSON body (Optimizely's Event API); a single event beyond it can never be delivered."""
+"""What the endpoint takes in one JSON body (Optimizely's Event API); nothing larger can ever be delivered."""
 BATCH_BYTES_MARGIN_MAX: Final = 3_000_000
 OPTIMIZELY_DOMAIN: Final = "optimizely.com"
 

@@ -31,7 +31,7 @@ DELIVER = "d = EventDispatcher(JournalQueue(PATH)); put(d, 'last', 1); d.flush(2
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A fake endpoint."""
+    """Give a fake endpoint."""
     with Collector() as endpoint:
         yield endpoint
 

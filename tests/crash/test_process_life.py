@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import missing
 
 from eventpost.testing import Collector, Reply
+from support import missing
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
@@ -36,7 +36,7 @@ def names(prefix, count):
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A fake endpoint."""
+    """Give a fake endpoint."""
     with Collector() as endpoint:
         yield endpoint
 
@@ -164,7 +164,7 @@ def test_fork_while_other_threads_put(collector: Collector) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_multiprocessing_child_drains_at_its_end(collector: Collector, tmp_path: object, method: str) -> None:
-    """multiprocessing's children skip atexit; their events arrive all the same, without a close()."""
+    """Multiprocessing's children skip atexit; their events arrive all the same, without a close()."""
     script = f"{tmp_path}/children.py"
     code = f"""
 if __name__ != "__main__":
@@ -183,7 +183,7 @@ if __name__ == "__main__":
     [child.join(20) for child in children]
     assert [child.exitcode for child in children] == [0, 0]
 """
-    with open(script, "w", encoding="utf-8") as file:  # noqa: PTH123 - spawn imports the main module from a file
+    with open(script, "w", encoding="utf-8") as file:
         file.write(PRELUDE + code)
     done = subprocess.run([sys.executable, script, collector.url], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -208,7 +208,7 @@ def test_a_pool_of_processes_delivers(collector: Collector) -> None:
 
 @pytest.fixture
 def black_hole() -> Iterator[str]:
-    """An endpoint that takes connections and never answers."""
+    """Give an endpoint that takes connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -321,10 +321,13 @@ def test_under_gevent_the_sender_is_a_real_thread(collector: Collector) -> None:
     if importlib.util.find_spec("gevent") is None:
         missing("gevent")
     collector.answer = lambda _request: Reply(status=204, delay_s=0.3)
-    code = """
+    code = (
+        """
         from gevent import monkey; monkey.patch_all()
         import gevent
-    """ + PRELUDE.replace("\n", "\n        ") + """
+    """
+        + PRELUDE.replace("\n", "\n        ")
+        + """
         d = EventDispatcher()
         ticks = []
         def tick():
@@ -340,9 +343,14 @@ def test_under_gevent_the_sender_is_a_real_thread(collector: Collector) -> None:
         assert threads >= 2, threads
         put(d, *names('b', 4))
     """
+    )
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), collector.url], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(code), collector.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - begin < 30

@@ -177,7 +177,9 @@ def test_a_flush_does_not_wait_for_what_came_later() -> None:
 
 def test_a_flush_waits_for_what_was_given_back() -> None:
     """An old event that waits for its retry is still waited for, whatever younger ones are delivered meanwhile."""
-    world = World(lambda request: Response(503) if request.body == b"7" and world.clock.monotonic() < 3 else Response(204))
+    world = World(
+        lambda request: Response(503) if request.body == b"7" and world.clock.monotonic() < 3 else Response(204)
+    )
     world.queue.put(log_events(7))
     world.step()
     flush = world.sender.request_flush()
@@ -300,7 +302,9 @@ def test_an_endpoint_that_refuses_everything_is_held_after_twenty() -> None:
     assert (stats.delivered, stats.dead) == (180, 20)
 
 
-@pytest.mark.parametrize("outcome", [Response(401), Response(403), Response(404), Response(302), TransportError("tls", "")])
+@pytest.mark.parametrize(
+    "outcome", [Response(401), Response(403), Response(404), Response(302), TransportError("tls", "")]
+)
 def test_a_misconfigured_endpoint_loses_nothing(outcome: Outcome) -> None:
     """Held, probed, told; a repair delivers everything."""
     world = World(lambda _request: outcome if world.clock.monotonic() < 5000 else Response(204))
@@ -386,7 +390,10 @@ def test_in_flight_grows_while_a_backlog_stands_and_keeps_its_ceilings() -> None
 
 def test_after_a_recovery_requests_ramp_up_from_one() -> None:
     """The first round after the probe has one request in flight, then two, then four."""
-    world = World(lambda _request: TransportError("connect", "") if world.clock.monotonic() < 20 else Response(204), latency_s=0.01)
+    world = World(
+        lambda _request: TransportError("connect", "") if world.clock.monotonic() < 20 else Response(204),
+        latency_s=0.01,
+    )
     world.queue.put(log_events(*range(500)))
     world.run(19.0)
     seen: list[int] = []
@@ -454,22 +461,27 @@ class Failing(MemoryQueue):
     failing: frozenset[str] = frozenset()
 
     def ack(self, leases: Any) -> None:
+        """Fail, or do it."""
         self._maybe("ack")
         super().ack(leases)
 
     def release(self, leases: Any, delay_s: float = 0.0) -> None:
+        """Fail, or do it."""
         self._maybe("release")
         super().release(leases, delay_s)
 
     def bury(self, leases: Any, reason: str, answer: Any = None) -> None:
+        """Fail, or do it."""
         self._maybe("bury")
         super().bury(leases, reason, answer)
 
     def claim(self, lane: str, events_max: int, bytes_max: int) -> Any:
+        """Fail, or do it."""
         self._maybe("claim")
         return super().claim(lane, events_max, bytes_max)
 
     def tend(self) -> float | None:
+        """Fail, or do it."""
         self._maybe("tend")
         return super().tend()
 
@@ -531,8 +543,7 @@ def test_abandoning_gives_everything_back() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_is_answered_nothing_is_lost(seed: int) -> None:
-    """A thousand random answers from one seed, an endpoint that comes and goes: the sum closes after every step, and
-    once the endpoint is well, everything is delivered or dead."""
+    """Random answers, endpoints that come and go; once they are well, everything is delivered or dead."""
     dice = random.Random(seed)
     badness = dice.random()
     outcomes: list[Outcome] = [
@@ -547,7 +558,11 @@ def test_whatever_is_answered_nothing_is_lost(seed: int) -> None:
         return Response(204) if well or dice.random() > badness else dice.choice(outcomes)
 
     world = World(
-        answer, chance=dice.random, latency_s=dice.choice((0.0, 0.05, 2.0)), batch_events_max=dice.choice((1, 3, 10)), policy=RetryPolicy()
+        answer,
+        chance=dice.random,
+        latency_s=dice.choice((0.0, 0.05, 2.0)),
+        batch_events_max=dice.choice((1, 3, 10)),
+        policy=RetryPolicy(),
     )
     made = 0
     for _ in range(25):

@@ -99,7 +99,9 @@ KINDS = st.tuples(st.sampled_from([A, B, SOLO]), st.binary(max_size=30))
 
 
 @given(st.lists(st.lists(KINDS, max_size=12), max_size=6), st.integers(1, 5), st.integers(1, 80))
-def test_nothing_is_lost_doubled_or_reordered(rounds: list[list[tuple[Envelope, bytes]]], events_max: int, bytes_max: int) -> None:
+def test_nothing_is_lost_doubled_or_reordered(
+    rounds: list[list[tuple[Envelope, bytes]]], events_max: int, bytes_max: int
+) -> None:
     """Every lease is in one batch, in order of its envelope; sizes are the bodies' and within the limits."""
     former, given_in = Former(events_max, bytes_max), []
     for now, items in enumerate(rounds):

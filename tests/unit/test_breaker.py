@@ -117,7 +117,9 @@ def test_the_ceiling_holds(limit_max: int) -> None:
 def test_retry_after_closes_the_tap_for_that_time() -> None:
     """One 429 or 503 with a Retry-After is enough."""
     breaker = Breaker(POLICY, 300)
-    assert breaker.failed(10.0, "http_429", 0.0, probe=False, wait_s=120.0, throttled=True) == Change("open", "http_429", 120.0)
+    assert breaker.failed(10.0, "http_429", 0.0, probe=False, wait_s=120.0, throttled=True) == Change(
+        "open", "http_429", 120.0
+    )
     assert breaker.room(129.0, 0) == 0
     assert breaker.room(130.0, 0) == 1
 
@@ -185,7 +187,10 @@ def test_jitter_spreads_the_probes() -> None:
     assert change.retry_in_s == pytest.approx(1.25)
 
 
-@given(st.lists(st.sampled_from(["ok", "fail", "wait", "hold", "probe", "vanish", "dry", "time"]), max_size=80), st.integers(1, 300))
+@given(
+    st.lists(st.sampled_from(["ok", "fail", "wait", "hold", "probe", "vanish", "dry", "time"]), max_size=80),
+    st.integers(1, 300),
+)
 def test_any_history_leaves_a_breaker_that_can_recover(history: list[str], limit_max: int) -> None:
     """It never gets stuck: blocked, it has a probe under way or one due within bounds; closed, it has room."""
     breaker, now, probing = Breaker(RetryPolicy(), limit_max), 0.0, False

@@ -49,13 +49,13 @@ class BlockingTransport(RecordingTransport):
 
 @pytest.fixture
 def transport() -> BlockingTransport:
-    """A transport that answers 204."""
+    """Give a transport that answers 204."""
     return BlockingTransport()
 
 
 @pytest.fixture
 def dispatcher(transport: BlockingTransport) -> Iterator[EventDispatcher]:
-    """A dispatcher over it."""
+    """Give a dispatcher over it."""
     with EventDispatcher(transport=transport) as made:
         yield made
 
@@ -243,7 +243,7 @@ def test_threads_may_close_at_once(transport: BlockingTransport) -> None:
 
 
 def test_an_observer_may_do_anything(transport: BlockingTransport, caplog: pytest.LogCaptureFixture) -> None:
-    """It may raise, put, read the count, flush and close, on the sender's own thread: nothing hangs, nothing is lost."""
+    """It may raise, put, read the count, flush and close, on the sender's own thread: nothing is lost."""
     done = threading.Event()
 
     def observer(signal: Signal) -> None:
@@ -317,7 +317,9 @@ def test_a_transport_may_be_anybodys_dispatcher() -> None:
         ({"observers": [3]}, TypeError, "observer"),
     ],
 )
-def test_an_argument_that_makes_no_sense_is_refused(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_an_argument_that_makes_no_sense_is_refused(
+    options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
     """The error names the argument."""
     with pytest.raises(kind, match=message):
         EventDispatcher(**options)
@@ -360,7 +362,7 @@ class TestTestRuns:
 
     @pytest.fixture
     def guarded(self, monkeypatch: pytest.MonkeyPatch, transport: BlockingTransport) -> Iterator[EventDispatcher]:
-        """A dispatcher whose HTTP transport is replaced behind its back."""
+        """Give a dispatcher whose HTTP transport is replaced behind its back."""
         monkeypatch.setattr(settings, "build_transport", lambda: transport)
         dispatcher = EventDispatcher()
         yield dispatcher

@@ -1,7 +1,7 @@
 """The policy table, row by row, and its guards."""
 
-from email.utils import format_datetime
 from datetime import datetime, timezone
+from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
@@ -24,10 +24,11 @@ from eventpost.transports.protocol import Response, TransportError
 
 NOW = 1_700_000_000.0
 POLICY = RetryPolicy()
+NOTHING = History()
 
 
 def judged(
-    outcome: int | str | Response, *, alone: bool = True, history: History = History(), policy: RetryPolicy = POLICY
+    outcome: int | str | Response, *, alone: bool = True, history: History = NOTHING, policy: RetryPolicy = POLICY
 ) -> Verdict:
     """Judge a status, a kind of transport error, or a response."""
     if isinstance(outcome, int):
@@ -172,7 +173,11 @@ def test_delays_double_from_half_a_second_to_a_minute() -> None:
 
 
 @given(
-    st.floats(0.001, 100), st.floats(1, 10), st.floats(0.001, 1000), st.integers(-1, 10**6), st.floats(0, 1, exclude_max=True)
+    st.floats(0.001, 100),
+    st.floats(1, 10),
+    st.floats(0.001, 1000),
+    st.integers(-1, 10**6),
+    st.floats(0, 1, exclude_max=True),
 )
 def test_backoff_is_bounded(first_s: float, multiplier: float, max_s: float, steps: int, chance: float) -> None:
     """Never more than its maximum, never less than its first, and no overflow."""

@@ -1,23 +1,18 @@
 """EventDispatcher: the provided asynchronous dispatcher; it puts queue, sender, transport and ledger together.
 
-A door does little: encode, check, put, notice.  ``dispatch_event`` is the SDK's face; ``put_event`` and ``refuse`` are the
-face for our other doors (EventProcessor, AsyncEventDispatcher), which encode for themselves.
+A door does little: encode, check, put, notice.  ``dispatch_event`` is the SDK's face; ``put_event`` and ``refuse`` are
+the face for our other doors (EventProcessor, AsyncEventDispatcher), which encode for themselves.
 
 Every event that is offered is either in the queue when the door returns True, or counted as refused with its reason.
 
-A process's end closes every dispatcher: by ``atexit`` (registered when this module is imported, so that it runs after
-what the application registers later), and by multiprocessing's finalizers in its children, which skip ``atexit``.  A
-dispatcher that has taken an event is kept alive until it is closed.
+What the end of a process and a fork mean for a dispatcher is in ``lifetime.py``.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import random as _random
 import sys
-import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -36,6 +31,7 @@ from ..transports.custom import as_transport
 from ..watch.ledger import Report, Tally, make_report
 from ..watch.logs import LogObserver
 from ..watch.signals import Closed, Observer, Refused, Signal
+from . import lifetime
 from .encode import check_url, log_event_to_event
 
 if TYPE_CHECKING:
@@ -98,7 +94,7 @@ class EventDispatcher:
         self.queue: Queue = settings.build_queue() if queue is None else _checked_queue(queue)
         self.merge_log_events = bool(merge_log_events)
         self.close_timeout_s: float = settings.setting("close_timeout_s", close_timeout_s)
-        self._observers = (LogObserver(clock=clock), *_checked_observers(observers))
+        self._observers: tuple[Observer, ...] = (LogObserver(clock=clock), *_checked_observers(observers))
         self._guarded = transport is None
         self._safe_urls: set[str] = set()
         transport = settings.build_transport() if transport is None else as_transport(transport)
@@ -146,7 +142,7 @@ class EventDispatcher:
         self._start_from_zero()
         self._closed = False
         self._last_report: Report | None = None
-        _all.add(self)
+        lifetime.register(self)
 
     def _start_from_zero(self) -> None:
         self._refused = Tally()
@@ -244,13 +240,17 @@ class EventDispatcher:
         """Refuse what comes from now on, flush within ``timeout_s`` seconds, stop, and return the last count.
 
         Ends within ``timeout_s`` (None: ``close_timeout_s``) plus half a second, whatever the endpoint does.  What is
-        left then stays in a durable queue, and is dropped from one in memory, counted as ``memory_at_exit``.  Idempotent.
-        An observer that calls it on the sender's own thread only ends the taking of events: a thread can't wait for
-        itself; the next ``close``, or the end of the process, does the rest.
+        left then stays in a durable queue, and is dropped from one in memory, counted as ``memory_at_exit``.
+        Idempotent. An observer that calls it on the sender's own thread only ends the taking of events: a thread can't
+        wait for itself; the next ``close``, or the end of the process, does the rest.
         """
         timeout_s = self.close_timeout_s if timeout_s is None else timeout_s
         _check_timeout(timeout_s)
         return self._close(timeout_s, at_exit=False)
+
+    def close_at_exit(self, timeout_s: float) -> None:
+        """Close at the end of the process: tell on stderr what it waits for; do not wait for an endpoint left alone."""
+        self._close(timeout_s, at_exit=True)
 
     def _close(self, timeout_s: float, *, at_exit: bool) -> Report:
         self._closed = True
@@ -280,7 +280,7 @@ class EventDispatcher:
         self._thread.close()
         try:
             self.queue.close()
-        except Exception:  # the count is still worth telling
+        except Exception:  # noqa: BLE001 - logged; the count is still worth telling
             _log.exception("eventpost: the queue could not be closed")
         if not durable:
             drop: Callable[[str], int] | None = getattr(self.queue, "drop_remaining", None)
@@ -289,7 +289,7 @@ class EventDispatcher:
         self._sender.tell_dropped()
         self._last_report = report = self.stats()
         self._emit(Closed(report))
-        _kept_alive.discard(self)
+        lifetime.let_go(self)
         return report
 
     def _say_waiting(self, timeout_s: float) -> Callable[[], None]:
@@ -297,8 +297,8 @@ class EventDispatcher:
             stats: QueueStats = self.queue.stats()
             fate = "stay in the queue" if self.queue.durability != "memory" else "would be lost"
             text = (
-                f"eventpost: {stats.queued + stats.in_flight} events pending, waiting up to {round(timeout_s, 1):g} s for them; "
-                f"Ctrl-C to leave at once (they {fate})"
+                f"eventpost: {stats.queued + stats.in_flight} events pending, "
+                f"waiting up to {round(timeout_s, 1):g} s for them; Ctrl-C to leave at once (they {fate})"
             )
             try:
                 print(text, file=sys.stderr, flush=True)  # noqa: T201 - logging may be shut down by now
@@ -308,23 +308,23 @@ class EventDispatcher:
         return say
 
     def _keep_alive(self) -> None:
-        _kept_alive.add(self)
-        _register_with_multiprocessing()
+        lifetime.keep_alive(self)
 
     def _emit(self, signal: Signal) -> None:
         for observer in self._observers:
             try:
                 observer(signal)
-            except Exception:  # an observer's mistake costs nothing else
+            except Exception:  # noqa: BLE001 - logged; an observer's mistake costs nothing else
                 _log.exception("eventpost: an observer failed")
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Start from zero in the child; what is queued and in flight is the parent's."""
         self._start_from_zero()
         self.queue.after_fork_in_child()
         self._transport.after_fork_in_child()
         self._thread.after_fork_in_child()
 
-    def __enter__(self) -> EventDispatcher:  # noqa: PYI034 - typing.Self is 3.11's, we support 3.10
+    def __enter__(self) -> EventDispatcher:
         return self
 
     def __exit__(
@@ -359,45 +359,3 @@ def _check_timeout(timeout_s: float) -> None:
         raise TypeError(f"timeout_s must be a number of seconds, not {type(timeout_s).__name__}")
     if not 0 <= timeout_s < float("inf"):
         raise ValueError(f"timeout_s must be 0 or more seconds, and finite, not {timeout_s!r}")
-
-
-# -- processes: their ends and their forks
-
-_all: weakref.WeakSet[EventDispatcher] = weakref.WeakSet()
-_kept_alive: set[EventDispatcher] = set()
-
-
-def _close_all() -> None:
-    """Close every dispatcher of this process; all of them together take as long as the slowest may."""
-    clock = SystemClock()
-    began = clock.monotonic()
-    for dispatcher in list(_all):
-        left_s = max(0.0, dispatcher.close_timeout_s - (clock.monotonic() - began))
-        try:
-            dispatcher._close(left_s, at_exit=True)  # noqa: SLF001 - the module's own class
-        except Exception:  # the next dispatcher's events matter as much
-            _log.exception("eventpost: a dispatcher could not be closed")
-
-
-def _after_fork_in_child() -> None:
-    _kept_alive.clear()
-    for dispatcher in list(_all):
-        try:
-            dispatcher._after_fork_in_child()  # noqa: SLF001 - the module's own class
-        except Exception:  # the child must go on
-            _log.exception("eventpost: a dispatcher could not be carried into a child process")
-
-
-def _register_with_multiprocessing() -> None:
-    """Close at the end of a multiprocessing child, which leaves by ``os._exit``: its finalizers run, atexit does not."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None:
-        return
-    from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is loaded anyway
-
-    Finalize(None, _close_all, exitpriority=1)
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -37,7 +37,8 @@ class MemoryQueue(MemoryLanes):
         events_max: bound on events that are neither delivered, dead nor dropped.
         bytes_max: bound on their payload bytes.
         overflow: what a full queue does: ``"refuse"`` raises QueueFull, ``"drop_oldest"`` gives up the oldest events
-            that are not in flight (counted as ``overflow``), ``"block"`` waits up to ``block_timeout_s`` and then refuses.
+            that are not in flight (counted as ``overflow``), ``"block"`` waits up to ``block_timeout_s`` and then
+            refuses.
         block_timeout_s: seconds; a put in a signal handler that interrupts a put, and a put on the sender's own
             thread, do not wait.
         dead_bytes_max: bound on the payload bytes of dead letters; None for no bound.

@@ -1,9 +1,9 @@
 """The sender's side of the queue in memory: lanes, leases, dead letters and the count.  ``memory.py`` has the theory.
 
-Per lane there are two places: ``fresh`` (never claimed, first in first out, described by ``runs`` so that age and order across
-lanes are known without a record for each event) and ``again`` (given back, and due).  What is given back and not due yet is in
-one heap.  An event becomes an ``Entry`` only when it is given back or buried; a lease's ``ref`` is that entry, so that a
-late ``ack`` finds the event wherever it is by then.
+Per lane there are two places: ``fresh`` (never claimed, first in first out, described by ``runs`` so that age and order
+across lanes are known without a record for each event) and ``again`` (given back, and due).  What is given back and not
+due yet is in one heap.  An event becomes an ``Entry`` only when it is given back or buried; a lease's ``ref`` is that
+entry, so that a late ``ack`` finds the event wherever it is by then.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Entry:
 
 
 class Lane:
+    """What waits for one endpoint.  A run is [serial of its first event, taken in at, events]: one for a stretch."""
+
     __slots__ = ("again", "fresh", "runs")
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class DeadLetter:
 
 
 class MemoryLanes:
-    """Everything of a MemoryQueue but its bound and ``put``.  Public methods take the state lock, others need it held."""
+    """Everything of a MemoryQueue but its bound and ``put``.  Public methods take the state lock, others need it."""
 
     dead_bytes_max: int | None
     dead_age_max_s: float | None
@@ -264,7 +266,7 @@ class MemoryLanes:
                 self._working = False
 
     def _ack_stale(self, entry: Entry) -> None:
-        """The event was given back or buried since; it is delivered all the same, and must not go out again."""
+        """Deliver an event that was given back or buried since: it must not go out again."""
         if entry.state == _GONE:
             return
         size = len(entry.event.payload)
@@ -305,7 +307,7 @@ class MemoryLanes:
         for lease in leases:
             if lease.live:
                 lease.live = False
-                entry: Entry = lease.ref
+                entry: Entry | None = lease.ref
                 if entry is None:
                     entry = lease.ref = Entry(lease.event, lease.claimed_at)
                 entry.attempts = lease.attempts

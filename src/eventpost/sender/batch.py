@@ -1,9 +1,9 @@
 """Which leases travel together.  Pure.
 
-Leases whose envelopes are equal and ``shared`` join, in order, until a batch holds ``events_max`` events or ``bytes_max``
-bytes of body (prefix, suffix and commas included).  What is full, or shared with nobody, is ready at once; a batch that
-may still find company *lingers*, from the moment its first lease was claimed.  A single event that is larger than
-``bytes_max`` travels alone.
+Leases whose envelopes are equal and ``shared`` join, in order, until a batch holds ``events_max`` events or
+``bytes_max`` bytes of body (prefix, suffix and commas included).  What is full, or shared with nobody, is ready at
+once; a batch that may still find company *lingers*, from the moment its first lease was claimed.  A single event that
+is larger than ``bytes_max`` travels alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..queues.protocol import Lease
 class Batch:
     """What one request carries.
 
-    ``size`` is its body's length in bytes.  ``serial`` orders batches by their forming.  ``started`` is set when it went
-    out once, whole or as part of a larger one.  ``probe``: the breaker's question to the endpoint.
+    ``size`` is its body's length in bytes.  ``serial`` orders batches by their forming.  ``started`` is set when it
+    went out once, whole or as part of a larger one.  ``probe``: the breaker's question to the endpoint.
     """
 
     __slots__ = ("envelope", "leases", "probe", "serial", "since", "size", "started")

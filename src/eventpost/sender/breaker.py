@@ -1,23 +1,23 @@
-"""When to stop asking an endpoint, when to try it once, and how many requests it may have in flight.  Pure.
+r"""When to stop asking an endpoint, when to try it once, and how many requests it may have in flight.  Pure.
 
 ::
 
              failures in a row, or a closed tap             time is up, one probe
     closed -------------------------------------> open --------------------------> half_open
-      ^  \\                                         ^                                 |    |
-      |   \\ misconfigured                          |  the probe failed               |    |
+      ^  \                                         ^                                 |    |
+      |   \ misconfigured                          |  the probe failed               |    |
       |    `-------------------------> held <------+---------------------------------'    |
       |                                  |  a probe now and then                          |
       `----------------------------------+------------------------------------------------'
                                             any 2xx
 
-``held`` is ``open`` for an endpoint that somebody has to look at.  A probe is one request with one event.  Any 2xx, also a
-late one of a request from before, closes the breaker.  Late failures of requests from before change nothing: only the
-probe's own failure doubles the time until the next.
+``held`` is ``open`` for an endpoint that somebody has to look at.  A probe is one request with one event.  Any 2xx,
+also a late one of a request from before, closes the breaker.  Late failures of requests from before change nothing:
+only the probe's own failure doubles the time until the next.
 
-In flight: ``limit`` starts at ``START_LIMIT`` and doubles after as many deliveries as it allows, while a backlog stands; it
-falls back when the lane has run dry, so that hundreds of quiet processes hold few connections.  After a recovery it
-starts at 1 and doubles with each delivery until it is where a new endpoint starts.  A 429 halves it.
+In flight: ``limit`` starts at ``START_LIMIT`` and doubles after as many deliveries as it allows, while a backlog
+stands; it falls back when the lane has run dry, so that hundreds of quiet processes hold few connections.  After a
+recovery it starts at 1 and doubles with each delivery until it is where a new endpoint starts.  A 429 halves it.
 """
 
 from __future__ import annotations

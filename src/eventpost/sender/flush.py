@@ -1,9 +1,9 @@
-"""When has everything been settled that was accepted before a certain moment?
+"""Know when everything is settled that was accepted before a certain moment.
 
 The easy answer is an empty queue.  Under steady traffic a queue never is, so there is a second one, made of what each
-lane's first-in-first-out order allows to know: all that was pending then has been claimed, every batch that was formed up
-to that point is settled, nothing that was given back is still waiting, and as many events are settled as were accepted.
-It errs towards waiting longer.
+lane's first-in-first-out order allows to know: all that was pending then has been claimed, every batch that was formed
+up to that point is settled, nothing that was given back is still waiting, and as many events are settled as were
+accepted. It errs towards waiting longer.
 """
 
 from __future__ import annotations

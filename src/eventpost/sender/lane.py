@@ -29,8 +29,8 @@ class Lane:
     """One endpoint's breaker, batches and memory.
 
     ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``solo``: the last
-    event that was claimed shares a request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by hash
-    of a payload that failed, how often it did while others were delivered, and ``deliveries`` at the last time.
+    event that was claimed shares a request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by
+    hash of a payload that failed, how often it did while others were delivered, and ``deliveries`` at the last time.
     """
 
     __slots__ = ("backlog", "breaker", "deliveries", "flying", "former", "refusals", "solo", "suspects", "url")

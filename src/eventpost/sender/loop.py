@@ -1,13 +1,12 @@
 """One round of the sender: judge what came back, settle it, claim, form batches, start requests.
 
 ``Sender.step`` never waits and reads no clock but the one it was handed; whoever drives it (``thread.py``, a test, a
-simulation) waits on the transport in between.  What an answer means is in ``retry.py``, when an endpoint is left alone in
-``breaker.py``, what travels together in ``batch.py``; here they meet.
+simulation) waits on the transport in between.  What an answer means is in ``retry.py``, when an endpoint is left alone
+in ``breaker.py``, what travels together in ``batch.py``; here they meet.
 
 Every lease is in exactly one place: in a lane's ``former`` (lingering or ready), in ``flying`` (its request is out), or
 settled.  Leases of an endpoint that goes down stay in the former and are the next probes; new ones are not claimed.
-Settling is collected over a round, so that a queue on a disk notes many deliveries with one write.  A queue that fails to
-settle keeps its leases here, and is asked again.
+How the queue is told is in ``settlement.py``.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from ..clock import Clock
 from ..event import Envelope
 from ..queues.protocol import Answer, Lease, Queue
 from ..transports.protocol import Completion, Request, Response, Transport, TransportError
-from ..watch.signals import BreakerChanged, Buried, Dropped, Retrying, Signal, Trouble
+from ..watch.signals import BreakerChanged, Buried, Retrying, Signal, Trouble
 from ..watch.signals import Delivered as DeliveredSignal
 from .batch import Batch
 from .breaker import Change
 from .flush import Flush
 from .lane import Lane, Limits
 from .retry import Delivered, History, Hold, Rejected, RetryLater, RetryPolicy, TooLarge, blames_event, judge
+from .settlement import Settlement
 
 IDLE_S: Final = 60.0
-SETTLE_AGAIN_S: Final = 1.0
 ANSWER_CHARS_MAX: Final = 1024
 NEVER: Final = 1 << 62
 OnRequest = Callable[[Envelope, bytes], None]
@@ -73,11 +72,8 @@ class Sender:
         self._lanes: dict[str, Lane] = {}
         self._in_flight = 0
         self._in_flight_bytes = 0
-        self._to_ack: list[Lease] = []
-        self._settle_again_at = inf
-        self._returned = 0
+        self._settlement = Settlement(self._queue, self._emit)
         self._tend_at = -inf
-        self._dropped: dict[str, int] = {}
         self._wishes: deque[Flush] = deque()
         self._flushes: list[Flush] = []
 
@@ -86,7 +82,7 @@ class Sender:
         self._start_from_zero()
 
     def request_flush(self) -> Flush:
-        """Ask that lingering ends until all that is accepted by now is settled.  From any thread; wake the sender then."""
+        """End lingering until all that is accepted by now is settled.  From any thread; wake the sender then."""
         flush = Flush()
         self._wishes.append(flush)
         return flush
@@ -102,7 +98,7 @@ class Sender:
             except Exception as error:  # noqa: BLE001 - one answer's surprise must not cost the others
                 self._emit(Trouble("an answer could not be dealt with", f"{type(error).__name__}: {error}"))
                 self._salvage(completion.request.token)
-        self._settle(now)
+        self._settlement.settle(now)
         if now >= self._tend_at:
             self._tend(now)
         while self._wishes:
@@ -248,10 +244,10 @@ class Sender:
             self._in_flight_bytes -= batch.size
         if batch.probe:
             lane.breaker.probe_vanished()
-        self._release([lease for lease in batch.leases if lease.live], self._delay_s(batch))
+        self._settlement.release([lease for lease in batch.leases if lease.live], self._delay_s(batch))
 
     def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float) -> None:
-        self._to_ack += batch.leases
+        self._settlement.deliver(batch.leases)
         lane.deliveries += 1
         lane.refusals = 0
         lane.acquit(batch)
@@ -295,47 +291,19 @@ class Sender:
         reason = "too_large" if isinstance(verdict, TooLarge) else verdict.reason
         body = outcome.body if isinstance(outcome, Response) else b""
         answer = Answer(verdict.status, body.decode("utf-8", "replace")[:ANSWER_CHARS_MAX])
-        try:
-            self._queue.bury(batch.leases, reason, answer)
-        except Exception as error:  # noqa: BLE001 - whatever a queue raises, the event is not lost
-            self._emit(Trouble("the queue could not set an event aside", f"{type(error).__name__}: {error}"))
+        if not self._settlement.bury(batch.leases, reason, answer):
             self._give_back(lane, batch, reason, verdict.status, self._delay_s(batch))
             return
         lane.refusals += 1
         lane.acquit(batch)
-        self._settled(batch.leases)
         self._emit(Buried(lane.url, 1, reason, verdict.status))
 
     def _delay_s(self, batch: Batch) -> float:
         return self._policy.delay_s(batch.attempts, self._chance())
 
     def _give_back(self, lane: Lane, batch: Batch, reason: str, status: int, delay_s: float) -> None:
-        self._release(batch.leases, delay_s)
+        self._settlement.release(batch.leases, delay_s)
         self._emit(Retrying(lane.url, len(batch.leases), reason, delay_s, status))
-
-    def _release(self, leases: Sequence[Lease], delay_s: float) -> None:
-        self._returned += len([lease for lease in leases if lease.attempts == 1])
-        try:
-            self._queue.release(leases, delay_s)
-        except Exception as error:  # noqa: BLE001 - the queue gives back what is leased when it closes
-            self._emit(Trouble("the queue could not take events back", f"{type(error).__name__}: {error}"))
-
-    def _settle(self, now: float) -> None:
-        if not self._to_ack or (now < self._settle_again_at < inf):
-            return
-        try:
-            self._queue.ack(self._to_ack)
-        except Exception as error:  # noqa: BLE001 - they are delivered: asking again is all that can be done
-            self._settle_again_at = now + SETTLE_AGAIN_S
-            self._emit(Trouble("the queue could not note deliveries", f"{type(error).__name__}: {error}"))
-            return
-        self._settle_again_at = inf
-        self._settled(self._to_ack)
-        self._to_ack = []
-
-    def _settled(self, leases: Sequence[Lease]) -> None:
-        if self._returned:
-            self._returned = max(0, self._returned - len([lease for lease in leases if lease.attempts > 1]))
 
     def _tell(self, lane: Lane, change: Change | None) -> None:
         if change is not None:
@@ -344,21 +312,13 @@ class Sender:
     # -- periodic work, flushing, and when to come back
 
     def _tend(self, now: float) -> None:
-        try:
-            next_s = self._queue.tend()
-        except Exception as error:  # noqa: BLE001 - it will be tried again
-            next_s = SETTLE_AGAIN_S
-            self._emit(Trouble("the queue's periodic work failed", f"{type(error).__name__}: {error}"))
+        next_s = self._settlement.tend()
         self._tend_at = now + (IDLE_S if next_s is None else next_s)
-        self.tell_dropped()
+        self._settlement.tell_dropped()
 
     def tell_dropped(self) -> None:
         """Emit what the queue has dropped since the last time."""
-        for reason, events in self._queue.stats().dropped.items():
-            news = events - self._dropped.get(reason, 0)
-            if news > 0:
-                self._dropped[reason] = events
-                self._emit(Dropped(reason, news))
+        self._settlement.tell_dropped()
 
     def _note(self, flush: Flush) -> None:
         pending = {lane: self._queue.pending(lane) for lane in self._queue.lanes()}
@@ -375,11 +335,11 @@ class Sender:
     def _check_flushes(self) -> None:
         stats = self._queue.stats()
         if not stats.queued and not stats.in_flight:
-            self._returned = 0
+            self._settlement.returned = 0
         hopeless = self._hopeless()
         for flush in self._flushes:
             flush.hopeless = hopeless
-            flush.check(stats, self._returned, self._serials)
+            flush.check(stats, self._settlement.returned, self._serials)
         self._flushes = [flush for flush in self._flushes if not flush.done and not flush.given_up]
 
     def _serials(self, url: str) -> list[int]:
@@ -396,7 +356,7 @@ class Sender:
 
     def _timeout_s(self, now: float) -> float:
         """Return the seconds until the next deadline of any kind."""
-        at = min(self._tend_at, self._settle_again_at)
+        at = min(self._tend_at, self._settlement.again_at)
         due_s = self._queue.next_due_s()
         if due_s:  # what is due already could not be claimed just now: its endpoint is left alone or busy
             at = min(at, now + due_s)
@@ -432,12 +392,11 @@ class Sender:
 
     def abandon(self) -> None:
         """Give back all leases: this sender ends.  What is in flight may be delivered and sent again."""
-        self._settle_again_at = inf
-        self._settle(self._clock.monotonic())
+        self._settlement.settle(self._clock.monotonic(), at_once=True)
         for lane in self._lanes.values():
             leases = lane.former.clear()
             for batch in sorted(lane.flying, key=lambda batch: batch.serial):
                 leases += batch.leases
             lane.flying.clear()
-            self._release(leases, 0.0)
+            self._settlement.release(leases, 0.0)
         self._in_flight = self._in_flight_bytes = 0

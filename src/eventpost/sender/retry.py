@@ -17,9 +17,11 @@ Guards, applied by the sender with what it remembers of the lane (:class:`Histor
 
 * After ``refusals_in_a_row_max`` refusals of single events with no 2xx between, the endpoint itself is suspect (a proxy
   that answers 400 to everything): Hold, and nothing more is buried.
-* A batch that got 5xx ``server_error_max`` times while the endpoint took others is Rejected as ``server_error``: bisected,
+* A batch that got 5xx ``server_error_max`` times while the endpoint took others is Rejected as ``server_error``:
+  bisected,
   and alone and still 5xx, dead.
-* A batch that failed that often, whatever else was taken, is tried in halves: one event in it may make the endpoint fail
+* A batch that failed that often, whatever else was taken, is tried in halves: one event in it may make the endpoint
+  fail
   or hang.  No answer never kills an event.
 """
 
@@ -83,8 +85,8 @@ Verdict = Delivered | RetryLater | Rejected | TooLarge | Hold
 class History(NamedTuple):
     """What the sender remembers when an answer comes in.
 
-    ``attempts``: the largest number of claims among the body's events.  ``refusals_in_a_row``: single events of this lane
-    that were refused since its last 2xx.  ``failures``: how often these events got a 5xx or no answer with
+    ``attempts``: the largest number of claims among the body's events.  ``refusals_in_a_row``: single events of this
+    lane that were refused since its last 2xx.  ``failures``: how often these events got a 5xx or no answer with
     deliveries of others between any two of these times, this time included; ``took_others``: also before this one.
     """
 
@@ -157,7 +159,7 @@ def backoff_s(first_s: float, multiplier: float, max_s: float, steps: int) -> fl
 
 
 def parse_retry_after(value: str | None, *, now_epoch_s: float, cap_s: float) -> float | None:
-    """Return the seconds that a ``Retry-After`` asks for (RFC 9110, 10.2.3: seconds or an HTTP date), at most ``cap_s``.
+    """Return the seconds that a ``Retry-After`` asks for (RFC 9110, 10.2.3: seconds or a date), at most ``cap_s``.
 
     None for no header, and for one that makes no sense.  A date in the past is 0.
     """

@@ -1,23 +1,23 @@
 """The sender's thread: the only place that waits, and the one that knows about processes, forks and their ends.
 
-*Start.*  The first event that is noticed starts the thread; a process that stores nothing has none.  It is an operating-
-system thread whatever is monkey-patched, and keeps no interpreter alive.
+*Start.*  The first event that is noticed starts the thread; a process that stores nothing has none.  It is an
+operating- system thread whatever is monkey-patched, and keeps no interpreter alive.
 
 *Waking.*  A put must not cost a system call.  While the sender is busy ``quotas`` is None and a put does nothing.
-Before it sleeps, the sender makes known after how many arrivals, by lane, it wants to be woken, then looks once more for
-what came in between: a put first stores and then reads the quotas, the sender first writes them and then looks, so one
-of the two sees the other.  A lingering batch wants its missing events, an idle lane the first one, an urgent event goes at
-once, a lane that can't be started just now nothing.
+Before it sleeps, the sender makes known after how many arrivals, by lane, it wants to be woken, then looks once more
+for what came in between: a put first stores and then reads the quotas, the sender first writes them and then looks, so
+one of the two sees the other.  A lingering batch wants its missing events, an idle lane the first one, an urgent event
+goes at once, a lane that can't be started just now nothing.
 
-*Waiting callers.*  ``flush`` and ``close`` poll with the application's own sleep: cooperative under gevent, bounded, and safe
-where a signal handler interrupted anything at all.
+*Waiting callers.*  ``flush`` and ``close`` poll with the application's own sleep: cooperative under gevent, bounded,
+and safe where a signal handler interrupted anything at all.
 
 *Fork.*  The parent goes on.  The child starts from zero: queue and transport forget their parent's things without
 touching them, locks are made anew, and the next put starts a thread of the child's.
 
-*End.*  ``close`` flushes within its timeout, stops the thread and waits a moment for it.  A thread that does not come back
-is left alone with what it holds.  Where there is no thread and none can be started (interpreter shutdown since Python
-3.12), the closing thread drives the sender itself.
+*End.*  ``close`` flushes within its timeout, stops the thread and waits a moment for it.  A thread that does not come
+back is left alone with what it holds.  Where there is no thread and none can be started (interpreter shutdown since
+Python 3.12), the closing thread drives the sender itself.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class SenderThread:
                     looked = True
                 else:
                     looked = False
-            except Exception as error:  # the thread must go on: what it holds is somebody's data
+            except Exception as error:  # noqa: BLE001 - logged; what the thread holds is somebody's data: it goes on
                 _log.exception("eventpost: the sender failed, and goes on")
                 self._emit(Trouble("the sender failed, and goes on", type(error).__name__))
                 timeout_s = AFTER_ERROR_S
@@ -169,7 +169,7 @@ class SenderThread:
         """Settle what has come back, give back the rest, let go of the transport."""
         try:
             self.sender.step(self._transport.wait(0.0))
-        except Exception:  # what can't be settled is given back
+        except Exception:  # noqa: BLE001 - logged; what can't be settled is given back
             _log.exception("eventpost: the sender's last round failed")
         self.sender.abandon()
         self._transport.close(STOP_GRACE_S)
@@ -181,7 +181,8 @@ class SenderThread:
     ) -> bool:
         """End lingering and wait until what was accepted before is settled.  False: not within ``timeout_s``.
 
-        ``hopeless_ends_it``: do not wait for endpoints that are left alone.  ``told`` is called once after a short wait.
+        ``hopeless_ends_it``: do not wait for endpoints that are left alone.  ``told`` is called once after a short
+        wait.
         """
         if self.on_own_thread or self._stopping:
             return False

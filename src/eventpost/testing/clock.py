@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ManualClock:
-    """A :class:`eventpost.clock.Clock` for tests.  ``start_s`` is the first monotonic reading, ``epoch_s`` the first time."""
+    """A Clock for tests.  ``start_s`` is the first monotonic reading, ``epoch_s`` the first time."""
 
     def __init__(self, start_s: float = 1000.0, epoch_s: float = 1_700_000_000.0) -> None:
         self._monotonic_s = start_s

@@ -6,7 +6,8 @@
 
 ``make_queue`` is called with the ManualClock that the test advances, and with options by the names that every bounded
 queue has: ``overflow``, and, where ``bounded_by_events`` is true, ``events_max``.  A queue without ``overflow`` sets
-``overflows = ()``; one whose put takes longer than ``signal_interval_s`` sets that.  Each call makes a queue with nothing in it.
+``overflows = ()``; one whose put takes longer than ``signal_interval_s`` sets that.  Each call makes a queue with
+nothing in it.
 """
 
 from __future__ import annotations
@@ -362,7 +363,7 @@ class QueueContract:
         threads, each = 4, 300
         with self.a_queue() as queue:
             workers = [
-                threading.Thread(target=lambda at=at: [queue.put([make_event(at * each + n)]) for n in range(each)])
+                threading.Thread(target=_put_one_by_one, args=(queue, range(at * each, (at + 1) * each)))
                 for at in range(threads)
             ]
             for worker in workers:
@@ -463,7 +464,7 @@ class QueueContract:
     @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
     def test_the_sum_closes_after_every_step(self, seed: int, steps: int) -> None:
         """Against a model: random puts, claims and settlements, stale ones included; every event is in one place."""
-        chance = random.Random(seed)  # noqa: S311 - a test's dice
+        chance = random.Random(seed)
         clock = ManualClock()
         with self.a_queue(clock) as queue:
             model = _Model()
@@ -535,6 +536,11 @@ class QueueContract:
             pytest.skip("this queue has no bound on events")
         if overflow is not None and overflow not in self.overflows:
             pytest.skip(f"this queue has no overflow {overflow!r}")
+
+
+def _put_one_by_one(queue: Queue, numbers: range) -> None:
+    for number in numbers:
+        queue.put([make_event(number)])
 
 
 _STEPS = ("put", "put", "claim", "claim", "ack", "release", "bury", "stale", "time")

@@ -25,8 +25,8 @@ def _none() -> Mapping[str, int]:
 class Report:
     """Cumulative since the dispatcher was made (in a forked child: since the fork).  All values count events.
 
-    ``accepted == delivered + queued + in_flight + dead + sum(dropped.values())`` at every moment.  ``adopted`` is the part
-    of ``accepted`` that other processes had put.  ``dropped`` and ``refused`` are by reason.
+    ``accepted == delivered + queued + in_flight + dead + sum(dropped.values())`` at every moment.  ``adopted`` is the
+    part of ``accepted`` that other processes had put.  ``dropped`` and ``refused`` are by reason.
     """
 
     accepted: int = 0

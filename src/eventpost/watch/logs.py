@@ -1,8 +1,8 @@
 """Signals as lines of the logger ``eventpost``.
 
 The library configures no logging and adds no handler, not even a null one: where an application configured nothing,
-Python's last resort prints warnings to stderr, and a loss is one.  A reason that comes again and again is logged the first
-time, then at most once in ``every_s`` seconds, with the count.  Nothing here holds a payload or a visitor id.
+Python's last resort prints warnings to stderr, and a loss is one.  A reason that comes again and again is logged the
+first time, then at most once in ``every_s`` seconds, with the count.  Nothing here holds a payload or a visitor id.
 """
 
 from __future__ import annotations
