@@ -1,4 +1,7 @@
-"""``make bench``: run the tables, write docs/performance.md and bench/results.json.  ``--quick`` shrinks, ``--only`` picks."""
+"""``make bench``: run the tables, write docs/performance.md and bench/results.json.
+
+``--quick`` shrinks the counts, ``--only`` picks a table, ``--rounds`` sets the rounds.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,13 @@ def tables(scale: float) -> list[Table]:
     """Return what is measured; ``scale`` shrinks the counts."""
     many = max(500, int(20_000 * scale))
     burst = {"count": many}
-    throughput = {"per_s": "events/s", "put_per_s": "taken/s", "lost": "lost", "cpu_s": "CPU s", "p99_us": "p99 of track(), us"}
+    throughput = {
+        "per_s": "events/s",
+        "put_per_s": "taken/s",
+        "lost": "lost",
+        "cpu_s": "CPU s",
+        "p99_us": "p99 of track(), us",
+    }
     costs = {"p50_us": "median, us", "mean_us": "mean, us", "p99_us": "p99, us"}
     return [
         Table(
@@ -182,12 +191,17 @@ def main() -> None:
             for row in table.rows:
                 began = time.monotonic()
                 table.results.setdefault(row.label, []).append(measure(row))
-                print(f"{table.key} {number + 1}/{rounds}: {row.label} ({time.monotonic() - began:.1f} s)", file=sys.stderr)
+                print(
+                    f"{table.key} {number + 1}/{rounds}: {row.label} ({time.monotonic() - began:.1f} s)",
+                    file=sys.stderr,
+                )
         print(rendered(table))
     if arguments.quick or arguments.only:
         return
     raw = {table.key: table.results for table in chosen}
-    (ROOT / "bench/results.json").write_text(json.dumps({"versions": versions(), "raw": raw}, indent=1) + "\n", encoding="utf-8")
+    (ROOT / "bench/results.json").write_text(
+        json.dumps({"versions": versions(), "raw": raw}, indent=1) + "\n", encoding="utf-8"
+    )
     intro = (ROOT / "bench/intro.md").read_text(encoding="utf-8")
     text = [intro.rstrip(), "", f"Measured with {versions()}, 2 cores.", "", *(rendered(table) for table in chosen)]
     (ROOT / "docs/performance.md").write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")

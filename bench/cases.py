@@ -52,19 +52,15 @@ class CollectorProcess:
         """Return how many requests it answered."""
         return int(self.ask("_stats")["requests"])
 
-    def settle(self, wanted: int, count: Callable[[], int], timeout_s: float) -> int:
-        """Wait until ``wanted`` were counted, or nothing new came for a second."""
-        deadline, seen, changed = time.monotonic() + timeout_s, -1, time.monotonic()
-        while time.monotonic() < deadline:
+    def settle(self, wanted: int, count: Callable[[], int], timeout_s: float) -> tuple[int, float]:
+        """Wait until ``wanted`` were counted, or nothing new came for two seconds; how many, and when the last came."""
+        deadline, seen, changed = time.perf_counter() + timeout_s, -1, time.perf_counter()
+        while time.perf_counter() < deadline and seen < wanted and time.perf_counter() - changed < 2.0:
             now = count()
-            if now >= wanted:
-                return now
             if now != seen:
-                seen, changed = now, time.monotonic()
-            elif time.monotonic() - changed > 1.0:
-                return now
-            time.sleep(0.02)
-        return seen
+                seen, changed = now, time.perf_counter()
+            time.sleep(0.01)
+        return seen, changed
 
     def close(self) -> None:
         """Stop it."""
@@ -140,10 +136,16 @@ def track_official(batch: int, count: int) -> dict[str, Any]:
         client = optimizely.Optimizely(DATAFILE, event_processor=processor)
         began, cpu = time.perf_counter(), time.process_time()
         samples = track(client, count)
-        arrived = there.settle(count, there.uuids, 120.0)
-        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+        arrived, last = there.settle(count, there.uuids, 120.0)
+        took, cpu = last - began, time.process_time() - cpu
         client.close()
-        return {"arrived": arrived, "lost": count - arrived, "per_s": arrived / took, "cpu_s": cpu, **quantiles(samples)}
+        return {
+            "arrived": arrived,
+            "lost": count - arrived,
+            "per_s": arrived / took,
+            "cpu_s": cpu,
+            **quantiles(samples),
+        }
 
 
 def track_ours(kind: str, count: int) -> dict[str, Any]:
@@ -159,17 +161,19 @@ def track_ours(kind: str, count: int) -> dict[str, Any]:
         client = optimizely.Optimizely(DATAFILE, event_processor=EventProcessor(dispatcher))
         sender = None
         if beside:
-            command = [sys.executable, "-m", "eventpost.cli", "send", "--journal", path, "--linger", "0.05"]
-            sender = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            command = [sys.executable, "-m", "eventpost.cli", "send", "--journal", path]
+            short = {**os.environ, "EVENTPOST_LINGER_S": "0.05"}
+            sender = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=short)
         track(client, 200)
         dispatcher.flush(10)
-        there.settle(200, there.uuids, 10.0)
+        there.settle(200, there.uuids, 20.0)
         began, cpu = time.perf_counter(), time.process_time()
         samples = track(client, count)
         looped = time.perf_counter() - began
         dispatcher.flush(60)
-        arrived = there.settle(count + 200, there.uuids, 60.0) - 200
-        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+        arrived, last = there.settle(count + 200, there.uuids, 60.0)
+        arrived -= 200
+        took, cpu = last - began, time.process_time() - cpu
         report = dispatcher.close()
         if sender is not None:
             sender.terminate()
@@ -233,7 +237,6 @@ def cost(kind: str, count: int, *, running: bool) -> dict[str, Any]:
             process(user_event)
             samples.append(now() - began)
         close()
-    os.environ["EVENTPOST_BENCH"] = "done"
     return quantiles(samples)
 
 
@@ -339,7 +342,11 @@ def put_processes(processes: int, count: int, *, bare: bool) -> dict[str, Any]:
             os.waitpid(child, 0)
         took = max(one[1] for one in results) - min(one[0] for one in results)
         p99 = sorted(one[2]["p99_us"] for one in results)
-        return {"per_s": processes * count / took, "p99_us": p99[len(p99) // 2], "max_us": max(one[2]["max_us"] for one in results)}
+        return {
+            "per_s": processes * count / took,
+            "p99_us": p99[len(p99) // 2],
+            "max_us": max(one[2]["max_us"] for one in results),
+        }
 
 
 def put_fsync(threads: int, count: int) -> dict[str, Any]:
@@ -401,7 +408,12 @@ def drain(kind: str, count: int) -> dict[str, Any]:
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
         delivered = dispatcher.close().delivered
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {"per_s": delivered / took, "lost": count - delivered, "cpu_s": cpu, "memory_mb": (after - before) / 1024}
+        return {
+            "per_s": delivered / took,
+            "lost": count - delivered,
+            "cpu_s": cpu,
+            "memory_mb": (after - before) / 1024,
+        }
 
 
 def _bare_curl(url: str, body: bytes, requests: int, parallel: int = 16) -> float:
@@ -433,7 +445,9 @@ def _bare_curl(url: str, body: bytes, requests: int, parallel: int = 16) -> floa
 
 def import_time(what: str) -> dict[str, Any]:
     """Time an import in a fresh interpreter: ``sdk``, or ``ours`` on top of the SDK."""
-    code = "import optimizely.optimizely, time; began=time.perf_counter(); import eventpost; eventpost.EventDispatcher; "
+    code = (
+        "import optimizely.optimizely, time; began=time.perf_counter(); import eventpost; eventpost.EventDispatcher; "
+    )
     code += "eventpost.EventProcessor; eventpost.JournalQueue; print(time.perf_counter()-began)"
     if what == "sdk":
         code = "import time; began=time.perf_counter(); import optimizely.optimizely; print(time.perf_counter()-began)"
