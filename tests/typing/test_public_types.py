@@ -10,8 +10,8 @@ RIGHT = """
 from optimizely import optimizely
 
 from eventpost import (
-    AsyncEventDispatcher, EventDispatcher, EventProcessor, JournalQueue, LogEvent, MemoryQueue, OptimizelyFactory, Report,
-    RetryPolicy,
+    AsyncEventDispatcher, EventDispatcher, EventProcessor, JournalQueue, LogEvent, MemoryQueue, OptimizelyFactory,
+    Report, RetryPolicy,
 )
 from eventpost.watch.signals import Delivered, Signal
 
