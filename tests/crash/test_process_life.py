@@ -274,9 +274,10 @@ def test_puts_in_signal_handlers_and_finalizers(collector: Collector) -> None:
     """A dispatcher is usable in a handler and in ``__del__``, also when they interrupt its own put."""
     code = """
         d = EventDispatcher(MemoryQueue(events_max=1_000_000))
-        made = []
+        import itertools
+        made, numbers = [], itertools.count()
         def handler(signum, frame):
-            name = f's{len(made)}'
+            name = f's{next(numbers)}'  # atomic: a handler may interrupt a handler
             made.append(name)
             put(d, name)
         class Last:
