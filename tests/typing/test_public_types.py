@@ -28,6 +28,7 @@ def heard(signal: Signal) -> None:
 
 dispatcher = EventDispatcher(JournalQueue("folder", durability="fsync"), retry=RetryPolicy(), observers=[heard])
 client = optimizely.Optimizely("{}", event_processor=EventProcessor(dispatcher))
+seeds = optimizely.Optimizely("{}", event_dispatcher=dispatcher)
 other = OptimizelyFactory(datafile="{}").client(event_dispatcher=Mine())
 report: Report = dispatcher.flush(timeout_s=5)
 total: int = report.accepted + report.delivered + sum(report.dropped.values()) + sum(report.refused.values())

@@ -57,7 +57,7 @@ class AsyncEventDispatcher:
         """
         dispatcher = self.dispatcher
         if self._inline:
-            return dispatcher.dispatch_event(event)
+            return bool(dispatcher.dispatch_event(event))
         try:
             ready = log_event_to_event(event, endpoint=dispatcher.endpoint, merge=dispatcher.merge_log_events)
         except EventpostError as error:

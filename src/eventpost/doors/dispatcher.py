@@ -151,11 +151,12 @@ class EventDispatcher:
 
     # -- doors
 
-    def dispatch_event(self, event: Any) -> bool:
+    def dispatch_event(self, event: Any) -> Any:
         """Take a LogEvent, or any object with ``url``, ``params``, ``http_verb`` and ``headers``.
 
         True once the queue has it at its durability; False if it was refused: counted, logged, signalled.  Never waits
-        for the network.  Raises TypeError for an object that is no log event, and nothing else.
+        for the network.  Raises TypeError for an object that is no log event, and nothing else.  The bool is typed Any,
+        because the SDK's own protocol says None, and a type checker would refuse this class in the client's constructor.
         """
         if self._closed:
             return self.refuse("closed", "the dispatcher is closed")

@@ -151,7 +151,7 @@ def _rewired(client: sdk.Optimizely, event_dispatcher: Any) -> sdk.Optimizely:
     processor = _processor(event_dispatcher, client.notification_center)
     idle: Any = client.event_processor
     client.event_processor = processor
-    client.event_dispatcher = processor.dispatcher  # type: ignore[assignment]  # ours returns a bool, the SDK's None
+    client.event_dispatcher = processor.dispatcher
     if getattr(idle, "is_running", False):  # no SDK that we know starts it
         idle.stop()
     return client
