@@ -156,7 +156,7 @@ class EventDispatcher:
 
         True once the queue has it at its durability; False if it was refused: counted, logged, signalled.  Never waits
         for the network.  Raises TypeError for an object that is no log event, and nothing else.  The bool is typed Any,
-        because the SDK's own protocol says None, and a type checker would refuse this class in the client's constructor.
+        because the SDK's own protocol says None, and a type checker would refuse it in the client's constructor.
         """
         if self._closed:
             return self.refuse("closed", "the dispatcher is closed")
