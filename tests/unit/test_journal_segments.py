@@ -356,8 +356,8 @@ def test_an_exception_out_of_a_put_loses_nothing_else(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGALRM, handler)
     try:
         for n in range(400):
-            signal.setitimer(signal.ITIMER_REAL, 0.0001 + (n % 17) * 0.00001)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + (n % 17) * 0.00001)
                 for k in range(30):
                     queue.put([event(n * 100 + k)])
                     promised.append(n * 100 + k)

@@ -66,6 +66,7 @@ class Claims:
         """Fully settled, to be folded."""
         self.finished: set[str] = set()
         """Settled segments of writers that live and will fold them."""
+        self.closed = False
         self._ids = itertools.count()
         self._envelopes: dict[Envelope, Envelope] = {}
 
@@ -93,7 +94,9 @@ class Claims:
         with self.lock:
             lane = self.lanes.get(url)
             out: list[JournalLease] = []
-            if lane is None or events_max <= 0:
+            if (
+                lane is None or events_max <= 0 or self.closed
+            ):  # what a closed queue handed out, others may send as well
                 return []
             now = self.clock.monotonic()
             taken = self._claim_again(lane, events_max, bytes_max, now, out)
@@ -109,7 +112,7 @@ class Claims:
             if again.lease is not None or again.cursor.is_settled(again.ordinal):
                 continue  # settled by its late answer while it waited
             again.attempts += 1
-            lease = JournalLease(again.event, again.cursor, again.ordinal, now, again.attempts)
+            lease = JournalLease(again.event, again.cursor, again.ordinal, again.at_s, now, again.attempts)
             lease.again, again.lease = again, lease
             again.cursor.waiting -= 1
             again.cursor.leased += 1
@@ -125,10 +128,9 @@ class Claims:
                 before = len(out)
                 try:
                     taken += cursor.read(events_max - before, bytes_max - taken, now, out, self.intern)
-                except OSError as error:
-                    self.emit(Trouble("journal", f"{cursor.path} cannot be read: {error.strerror}"))
-                    continue
-                cursor.leased += len(out) - before
+                except (OSError, ValueError) as error:
+                    self.emit(Trouble("journal", f"{cursor.path} cannot be read: {error}"))
+                cursor.leased += len(out) - before  # what was read before an error is in hand all the same
                 if cursor.adopted:
                     self.adopted += len(out) - before
                 if cursor.ended:
@@ -151,8 +153,18 @@ class Claims:
         if not lane.own or len(lane.cursors) >= _CURSORS_MAX:
             return False
         writer = lane.own[0]
+        disk = self.folder.disk
         try:
-            cursor = Cursor(self.folder.disk, writer.path, writer=writer, on_damage=self.on_damage)
+            try:
+                cursor = Cursor(disk, writer.path, writer=writer, on_damage=self.on_damage)
+            except FileNotFoundError:
+                if writer.sealed:
+                    lane.own.popleft()
+                    self.lose("vanished", writer.count)
+                    self.emit(Trouble("journal", f"{writer.path} is gone, and {writer.count} events with it"))
+                    return True
+                fd = disk.duplicate(writer.fd)  # its name is gone; what it holds is not, as long as we have it open
+                cursor = Cursor(disk, writer.path, writer=writer, on_damage=self.on_damage, fd=fd)
         except (OSError, ValueError) as error:
             self.emit(Trouble("journal", f"{writer.path} cannot be opened: {error}"))
             return False
@@ -172,6 +184,7 @@ class Claims:
             while index < count:
                 cursor = leases[index].cursor  # type: ignore[attr-defined]  # our leases
                 ordinals: list[int] = []
+                settling: list[JournalLease] = []
                 while index < count:
                     lease: JournalLease = leases[index]  # type: ignore[assignment]  # our leases
                     if lease.cursor is not cursor:
@@ -182,7 +195,13 @@ class Claims:
                     else:
                         lease.live = False
                         ordinals.append(lease.ordinal)
-                self._settle(cursor, ordinals, Outcome.DELIVERED)
+                        settling.append(lease)
+                try:
+                    self._settle(cursor, ordinals, Outcome.DELIVERED)
+                except OSError:
+                    for lease in settling:
+                        lease.live = True  # not noted: whoever asks again finds them as they were
+                    raise
                 self.delivered += len(ordinals)
                 self._retire_if_done(cursor)
 
@@ -191,8 +210,8 @@ class Claims:
         again, cursor = lease.again, lease.cursor
         if again is None or cursor.is_settled(lease.ordinal):
             return
-        holder, again.lease = again.lease, None
         cursor.mark(range(lease.ordinal, lease.ordinal + 1), Outcome.DELIVERED)
+        holder, again.lease = again.lease, None
         if holder is not None:
             holder.live = False
             self.in_flight -= 1
@@ -219,7 +238,7 @@ class Claims:
                     continue
                 lease.live = False
                 cursor = lease.cursor
-                again = lease.again or Again(cursor, lease.ordinal, lease.event, lease.attempts)
+                again = lease.again or Again(lease)
                 again.lease, lease.again = None, again
                 cursor.leased -= 1
                 cursor.waiting += 1
@@ -230,15 +249,21 @@ class Claims:
     def settle_dead(self, leases: Sequence[JournalLease]) -> None:
         """Settle the leases of letters that are on the disk; under the lock."""
         for lease in leases:
-            lease.live = False
             self._settle(lease.cursor, [lease.ordinal], Outcome.DEAD)
+            lease.live = False
+            self.dead += 1
             self._retire_if_done(lease.cursor)
-        self.dead += len(leases)
 
     def lose(self, reason: str, events: int) -> None:
         """Count a loss."""
         if events:
             self.dropped[reason] = self.dropped.get(reason, 0) + events
+
+    def discard(self, cursor: Cursor) -> None:
+        """Fold a cursor's segment that was settled as a whole, now or when it can be had; under the lock."""
+        self.open.add(cursor)
+        self.done.append(cursor)
+        self.fold_done()
 
     def fold_done(self) -> None:
         """Fold what is fully settled; what cannot be folded now stays for the next time."""
@@ -283,8 +308,17 @@ class Claims:
     def next_due_s(self) -> float | None:
         """See Queue.next_due_s."""
         with self.lock:
-            firsts = [lane.again[0][0] for lane in self.lanes.values() if lane.again]
+            firsts = [lane.again[0][0] for lane in list(self.lanes.values()) if lane.again]
         return max(0.0, min(firsts) - self.clock.monotonic()) if firsts else None
+
+    def oldest_at_s(self) -> int | None:
+        """Return when the oldest event to be claimed here was put, in seconds since the epoch; under the lock."""
+        found: list[int | None] = []
+        for lane in list(self.lanes.values()):
+            found += [cursor.next_at_s() for cursor in lane.cursors]
+            found += [again.at_s for _, _, again in lane.again if again.lease is None]
+            found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
+        return min((at_s for at_s in found if at_s is not None), default=None)
 
     def absorb(self, outcomes: dict[Outcome, int]) -> None:
         """Take over what others settled of an own segment; under the lock."""
@@ -294,16 +328,8 @@ class Claims:
             self.lose(reason, outcomes.get(outcome, 0))
 
     def close(self) -> None:
-        """Let every claim go."""
+        """Let every claim go; nothing is handed out any more."""
         with self.lock:
+            self.closed = True
             for cursor in list(self.open):
                 self._let_go(cursor)
-
-    def forget(self) -> None:
-        """In a forked child: drop the parent's descriptors without touching its files."""
-        for cursor in self.open:
-            mapped, cursor.map = cursor.map, None
-            if mapped is not None:
-                mapped.close()  # it holds a descriptor of its own, and that one the flock
-            cursor.close()
-        self.reset()

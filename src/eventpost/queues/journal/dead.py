@@ -2,17 +2,20 @@
 
 They lie in segments of the same format under ``dead/``.  A letter is on the disk (at ``fsync``: on the device)
 before the outcome byte that settles the event: a crash in between leaves the event both dead and queued, and it is
-then sent once more.  Who changes an outcome here holds the segment's flock for as long as that takes.
+then sent once more.  Who changes an outcome here holds the segment's flock for as long as that takes; who puts a letter
+back also looks, puts and notes under it, or two who do so at once would send it twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ...clock import Clock
 from ...event import Envelope, Event
+from ...sender.primitives import pause
 from ..protocol import Answer
 from . import format as fmt
 from .format import Frame, Kind, Outcome
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from .folder import Folder
 
 _DEAD_SEGMENT_BYTES: Final = 1 << 18
+_LOCK_POLL_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +49,49 @@ class DeadWriter:
         self.folder = folder
         self.clock = clock
         self.durable = durable
+        self.reset()
+
+    def reset(self) -> None:
+        """Start from nothing."""
         self._writer: SegmentWriter | None = None
         self._number = 0
+        self.names: list[str] = []
+        """The segments of this process's letters that are not folded yet, oldest first."""
 
     def write(self, leases: Sequence[JournalLease], reason: str, answer: Answer | None, writer_name: str) -> None:
         """Park the events of these leases.  Raises OSError, after which none of them counts as parked."""
         at_s = int(self.clock.time())
         said = answer or Answer()
-        for lease in leases:
-            meta = {
-                "reason": reason, "status": said.status, "answer": said.body[:1024], "attempts": lease.attempts,
-                "origin": f"{lease.cursor.name}:{lease.ordinal}",
-            }  # fmt: skip
-            payload = fmt.encode_dead(meta, lease.event.payload)
-            writer = self._room(lease.event.envelope, payload, writer_name)
-            writer.append(Kind.DEAD, writer.envelopes[lease.event.envelope], payload, at_s)
-        if self.durable and self._writer is not None:
-            self.folder.disk.datasync(self._writer.fd)
+        written: list[tuple[SegmentWriter, int]] = []
+        try:
+            for lease in leases:
+                meta = {
+                    "reason": reason, "status": said.status, "answer": said.body[:1024], "attempts": lease.attempts,
+                    "origin": f"{lease.cursor.name}:{lease.ordinal}",
+                }  # fmt: skip
+                payload = fmt.encode_dead(meta, lease.event.payload)
+                writer = self._room(lease.event.envelope, payload, writer_name)
+                writer.append(Kind.DEAD, writer.envelopes[lease.event.envelope], payload, at_s)
+                written.append((writer, writer.count - 1))
+            if self.durable and self._writer is not None:
+                self.folder.disk.datasync(self._writer.fd)
+        except OSError:
+            self._take_back(written)
+            raise
+
+    def take_back(self, count: int) -> None:
+        """Undo the newest ``count`` letters of this segment: their events went back to the queue after all."""
+        writer = self._writer
+        if writer is not None:
+            self._take_back([(writer, ordinal) for ordinal in range(max(0, writer.count - count), writer.count)])
+
+    def _take_back(self, written: Sequence[tuple[SegmentWriter, int]]) -> None:
+        """Settle letters whose events stay in the queue, as if they had been retried; the segment ends here."""
+        with suppress(OSError):
+            self.close()  # a second sync after a failed one would say that all is well
+        for writer, ordinal in written:
+            with suppress(OSError, ValueError):
+                settle(self.folder, writer.name, [ordinal], Outcome.RETRIED)
 
     def _room(self, envelope: Envelope, payload: bytes, writer_name: str) -> SegmentWriter:
         definition = fmt.encode_envelope(envelope)
@@ -79,6 +109,7 @@ class DeadWriter:
                 mode=self.folder.file_mode, gid=self.folder.gid, durable=self.durable,
             )  # fmt: skip
             self._writer = writer
+            self.names.append(name)
         if envelope not in writer.envelopes:
             writer.define(envelope, definition, int(self.clock.time()))
         return writer
@@ -87,20 +118,11 @@ class DeadWriter:
         """Seal what is open."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            if self.durable:
-                self.folder.disk.datasync(writer.fd)
-            writer.seal(self.folder.disk)
-
-    def forget(self) -> None:
-        """In a forked child: drop the parent's descriptor."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            mapped, writer.map = writer.map, None
-            if mapped is not None:
-                mapped.close()
-            if writer.fd >= 0:
-                self.folder.disk.close(writer.fd)
-                writer.fd = -1
+            try:
+                if self.durable:
+                    self.folder.disk.datasync(writer.fd)
+            finally:
+                writer.seal(self.folder.disk)
 
 
 def walk(data: bytes, start: int) -> Iterator[tuple[int, Frame | None, bytes]]:
@@ -169,29 +191,64 @@ def _letter(name: str, frame: Frame, meta: dict[str, Any], event: Event) -> Dead
     )  # fmt: skip
 
 
-def settle(folder: Folder, name: str, ordinals: Sequence[int] | None, outcome: Outcome) -> int:
-    """Settle letters of one segment (None: all of them) under its flock; returns how many were not settled before.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A dead segment whose flock is held."""
 
-    Raises OSError (BlockingIOError if somebody else is at this segment) or ValueError.
+    folder: Folder
+    path: str
+    fd: int
+    header: fmt.Header
+
+    def unsettled(self, ordinals: Sequence[int]) -> list[int]:
+        """Return those of the letters that have no outcome yet."""
+        settled = self.folder.disk.read(self.fd, self.header.events_max, self.header.outcomes_at)
+        return [one for one in ordinals if one < len(settled) and settled[one] not in fmt.SETTLED]
+
+    def all_ordinals(self) -> Sequence[int]:
+        """Return the ordinals of all letters, of damaged ones too."""
+        if self.header.sealed_events is not None:
+            return range(self.header.sealed_events)
+        data = self.folder.disk.read(self.fd, self.folder.disk.size(self.path), 0)
+        frames = (frame for _, frame, _ in walk(data, self.header.records_at))
+        return range(1 + max((one.ordinal for one in frames if one is not None and one.kind == Kind.DEAD), default=-1))
+
+    def settle(self, ordinals: Sequence[int], outcome: Outcome) -> int:
+        """Settle letters; returns how many were not settled before."""
+        fresh = self.unsettled(ordinals)
+        for ordinal in fresh:
+            self.folder.disk.write(self.fd, bytes([outcome]), self.header.outcomes_at + ordinal)
+        return len(fresh)
+
+
+@contextmanager
+def held(folder: Folder, name: str, *, wait_s: float = 0.0) -> Iterator[Held]:
+    """Hold a dead segment's flock, waiting for it up to ``wait_s`` seconds.
+
+    Raises FileNotFoundError if it is gone, BlockingIOError if somebody else is at it, other OSError, ValueError.
     """
     path = f"{folder.dead}/{name}"
     fd = folder.disk.open(path)
     try:
-        if not folder.disk.lock(fd) or not folder.disk.still_named(fd, path):
-            raise BlockingIOError(11, "somebody else is at this segment; try again", path)
+        polls = int(wait_s / _LOCK_POLL_S)
+        while not folder.disk.lock(fd):
+            if polls <= 0:
+                raise BlockingIOError(11, "somebody else is at this segment; try again", path)
+            polls -= 1
+            pause(_LOCK_POLL_S)
+        if not folder.disk.still_named(fd, path):
+            raise FileNotFoundError(2, "this segment was removed just now", path)
         first = folder.disk.read(fd, fmt.PAGE_BYTES, 0)
         header = fmt.decode_header(folder.disk.read(fd, fmt.header_bytes_wanted(first), 0))
-        if ordinals is None:
-            data = folder.disk.read(fd, folder.disk.size(path), 0)
-            ordinals = [
-                frame.ordinal
-                for _, frame, _ in walk(data, header.records_at)
-                if frame is not None and frame.kind == Kind.DEAD
-            ]
-        settled = folder.disk.read(fd, header.events_max, header.outcomes_at)
-        fresh = [ordinal for ordinal in ordinals if ordinal < len(settled) and settled[ordinal] not in fmt.SETTLED]
-        for ordinal in fresh:
-            folder.disk.write(fd, bytes([outcome]), header.outcomes_at + ordinal)
-        return len(fresh)
+        yield Held(folder, path, fd, header)
     finally:
         folder.disk.close(fd)
+
+
+def settle(folder: Folder, name: str, ordinals: Sequence[int] | None, outcome: Outcome, *, wait_s: float = 0.0) -> int:
+    """Settle letters of one segment (None: all of them); returns how many were not settled before.
+
+    Raises as ``held``.
+    """
+    with held(folder, name, wait_s=wait_s) as segment:
+        return segment.settle(segment.all_ordinals() if ordinals is None else ordinals, outcome)

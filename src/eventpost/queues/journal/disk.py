@@ -8,6 +8,10 @@ Stores go to a shared mapping of blocks that were allocated first: such a store 
 ``write`` took 5 ms at p99).  A full disk shows when the blocks are allocated, with an error, and not at the store,
 with a signal.  Where allocation promises nothing (copy-on-write and FUSE file systems), :class:`WrittenMap` stores with
 ``pwrite`` instead.
+
+Forks.  A flock belongs to what ``open`` returned, and a forked child shares that: it must close what it inherited, or
+the lock outlives its holder; also what another thread had open for just this moment (a probe of a dead writer's lock,
+say).  So the object knows its descriptors and mappings, and no fork falls between an ``open`` and its being noted.
 """
 
 from __future__ import annotations
@@ -16,8 +20,12 @@ import errno
 import mmap
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
+from weakref import WeakSet
+
+from ...sender.primitives import RLock
 
 try:
     import fcntl
@@ -32,6 +40,10 @@ NETWORK_FS: Final = frozenset({
 """File systems on which a lock or a mapping may not mean what it means on a local disk."""
 
 _ZEROS: Final = bytes(1 << 18)
+_READ_BYTES_CHECKED: Final = 1 << 20
+_opening = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 _MAPPED_FS: Final = frozenset({"ext4", "ext3", "ext2", "xfs", "tmpfs", "f2fs", "jfs", "overlay"})
 
 
@@ -48,7 +60,7 @@ class Map(Protocol):
 class WrittenMap:
     """A Map that stores with ``pwrite``, for file systems on which a mapping can't be trusted when the disk fills."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("__weakref__", "_fd")
 
     def __init__(self, fd: int) -> None:
         self._fd = os.dup(fd)
@@ -86,30 +98,62 @@ class Disk:
 
     def __init__(self, *, mapped: bool | None = None) -> None:
         self.mapped = mapped
+        self.uid: int | None = None
+        """Who new files belong to, where root works in another user's folder; None: the process's user."""
+        self._descriptors: set[int] = set()
+        self._maps: WeakSet[Map] = WeakSet()
+
+    def _open(self, path: str, flags: int, mode: int = 0) -> int:
+        with _opening:
+            fd = os.open(path, flags | os.O_NOFOLLOW, mode)
+            self._descriptors.add(fd)
+        return fd
 
     def create(self, path: str, mode: int, gid: int | None) -> int:
         """Make a new file, readable and writable; raises FileExistsError.  ``gid`` None: the process's group."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        fd = self._open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
-            if gid is not None:
-                os.fchown(fd, -1, gid)
+            if gid is not None or self.uid is not None:
+                os.fchown(fd, -1 if self.uid is None else self.uid, -1 if gid is None else gid)
             os.fchmod(fd, mode)
         except OSError:
-            os.close(fd)
+            self.close(fd)
+            self.unlink(path)
             raise
         return fd
 
     def open(self, path: str, *, write: bool = True) -> int:
         """Open an existing regular file."""
-        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = self._open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
+            self.close(fd)
             raise OSError(errno.EINVAL, "not a regular file", path)
         return fd
 
+    def duplicate(self, fd: int) -> int:
+        """Return another descriptor of the same open file."""
+        with _opening:
+            other = os.dup(fd)
+            self._descriptors.add(other)
+        return other
+
     def close(self, fd: int) -> None:
         """Close a descriptor."""
-        os.close(fd)
+        with _opening:
+            self._descriptors.discard(fd)
+            os.close(fd)
+
+    def forget(self) -> None:
+        """In a forked child: close all that the parent had open, without unlocking and without touching a file."""
+        with _opening:
+            for mapped in list(self._maps):  # a mapping holds a descriptor of its own, and that one the flock
+                with suppress(BufferError):
+                    mapped.close()
+            for fd in self._descriptors:
+                with suppress(OSError):
+                    os.close(fd)
+            self._maps.clear()
+            self._descriptors.clear()
 
     def allocate(self, fd: int, length: int, *, written: bool) -> None:
         """Give a file blocks of its own up to ``length``; raises OSError(ENOSPC) if there are none.
@@ -123,14 +167,22 @@ class Disk:
             for at in range(0, length, len(_ZEROS)):
                 self.write(fd, _ZEROS[: length - at], at)
 
+    def fill_holes(self, fd: int, length: int) -> None:
+        """Give blocks to what has none in the first ``length`` bytes, changing nothing; raises OSError(ENOSPC)."""
+        if self.mapped is not False and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, length)
+
     def map(self, fd: int, length: int) -> Map:
         """Return a window on the first ``length`` bytes."""
-        if self.mapped is False:
-            return WrittenMap(fd)
-        return mmap.mmap(fd, length)
+        with _opening:
+            window: Map = WrittenMap(fd) if self.mapped is False else mmap.mmap(fd, length)
+            self._maps.add(window)
+        return window
 
     def read(self, fd: int, length: int, at: int) -> bytes:
         """Read up to ``length`` bytes at an offset; fewer at the end of the file."""
+        if length > _READ_BYTES_CHECKED:  # it may come from a damaged place, and memory is taken for all of it first
+            length = max(0, min(length, os.fstat(fd).st_size - at))
         return _read_all(fd, length, at)
 
     def write(self, fd: int, data: bytes, at: int) -> None:
@@ -210,15 +262,16 @@ class Disk:
         except (FileNotFoundError, NotADirectoryError):
             return 0
 
-    def make_folder(self, path: str, mode: int, gid: int | None) -> None:
-        """Make a folder if it is not there; its mode is set only when made here."""
+    def make_folder(self, path: str, mode: int, gid: int | None) -> bool:
+        """Make a folder if it is not there; its mode is set only when made here, which the answer tells."""
         try:
             os.mkdir(path, mode)
         except FileExistsError:
-            return
-        if gid is not None:
-            os.chown(path, -1, gid)
+            return False
+        if gid is not None or self.uid is not None:
+            os.chown(path, -1 if self.uid is None else self.uid, -1 if gid is None else gid)
         os.chmod(path, mode)
+        return True
 
 
 def file_system_of(path: str) -> str:

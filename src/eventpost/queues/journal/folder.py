@@ -16,7 +16,11 @@ that the writer does not send.  After each flock the name is looked at again, fo
 
 Orders.  A settled segment is folded in two steps: its counts go into ``totals.json`` (written aside, synced, renamed)
 together with its name, then it is unlinked.  A crash between them leaves a file that the totals already name: the next
-fold unlinks it, and nobody counts it twice.
+fold unlinks it, and nobody counts it twice.  Who comes to fold a segment whose name is gone finds it folded.  On a full
+disk there is no room for new totals: the segment's records, which nobody needs any more, are cut off first.
+
+A dead writer's lock is unlinked while its flock is held: a writer that is just starting either finds its lock taken or
+its name gone, and begins again.  Unlinked after a look only, it could be the lock of somebody who came to life since.
 """
 
 from __future__ import annotations
@@ -57,11 +61,23 @@ class Folder:
         self.gid = gid
         self.file_mode = 0o600 if gid is None else 0o660
         self.folder_mode = 0o700 if gid is None else 0o2770
+        self._follow_owner()
         self.segments = f"{self.path}/segments"
         self.dead = f"{self.path}/dead"
         self.bad = f"{self.path}/bad"
         self.writers = f"{self.path}/writers"
         self._check(allow_network_fs=allow_network_fs)
+
+    def _follow_owner(self) -> None:
+        """Make new files such that those can use them whose folder it is: a shared one's group, root's host."""
+        try:
+            info = os.stat(self.path)
+        except OSError:
+            return
+        if self.gid is None and info.st_mode & 0o2070 == 0o2070:
+            self.gid, self.file_mode, self.folder_mode = info.st_gid, 0o660, 0o2770
+        if os.geteuid() == 0 and info.st_uid:
+            self.disk.uid = info.st_uid
 
     def _check(self, *, allow_network_fs: bool) -> None:
         try:
@@ -108,9 +124,13 @@ class Folder:
 
     def make(self) -> None:
         """Make what is missing of the folder; raises OSError."""
-        self.disk.make_folder(self.path, self.folder_mode, self.gid)
-        for part in (self.segments, self.dead, self.bad, self.writers):
-            self.disk.make_folder(part, self.folder_mode, self.gid)
+        # A name is safe once its folder is synced, so the path to a synced segment is, too.
+        if self.disk.make_folder(self.path, self.folder_mode, self.gid):
+            self.disk.sync_folder(os.path.dirname(self.path))
+        parts = (self.segments, self.dead, self.bad, self.writers)
+        made = [self.disk.make_folder(part, self.folder_mode, self.gid) for part in parts]
+        if any(made):
+            self.disk.sync_folder(self.path)
 
     def create_lock(self, path: str) -> int:
         """Open a lock file, making it if need be."""
@@ -119,10 +139,13 @@ class Folder:
         except FileExistsError:
             return self.disk.open(path)
 
-    def enter(self) -> tuple[str, int]:
-        """Become a writer: returns its name and the descriptor that holds its lock.  Raises OSError."""
+    def enter(self, again: str = "") -> tuple[str, int]:
+        """Become a writer: returns its name and the descriptor that holds its lock.  Raises OSError.
+
+        ``again``: the name to take, of a writer whose lock's name is gone.
+        """
         for _ in range(_ENTER_TRIES):
-            writer = f"{os.getpid()}.{secrets.token_hex(5)}"
+            writer = again or f"{os.getpid()}.{secrets.token_hex(5)}"
             path = f"{self.writers}/{writer}.lock"
             fd = self.disk.create(path, self.file_mode, self.gid)
             # Between these two lines a scanner may take it for a dead writer's, and lock or unlink it: then once more.
@@ -132,8 +155,12 @@ class Folder:
             self.disk.unlink(path)
         raise OSError(errno.EAGAIN, "a writer's lock could not be had", self.writers)
 
-    def is_alive(self, writer: str) -> bool:
-        """Tell whether a writer still lives."""
+    def is_entered(self, writer: str, fd: int) -> bool:
+        """Tell whether the lock that ``enter`` returned is still what others look at."""
+        return fd >= 0 and self.disk.still_named(fd, f"{self.writers}/{writer}.lock")
+
+    def is_alive(self, writer: str, *, bury: bool = False) -> bool:
+        """Tell whether a writer still lives; ``bury``: unlink its lock if it does not."""
         path = f"{self.writers}/{writer}.lock"
         try:
             fd = self.disk.open(path)
@@ -142,7 +169,11 @@ class Folder:
         except OSError:
             return True  # not ours to judge (another user's): leave its events alone
         try:
-            return not self.disk.lock(fd)
+            if not self.disk.lock(fd):
+                return True
+            if bury and self.disk.still_named(fd, path):
+                self.disk.unlink(path)
+            return False
         finally:
             self.disk.close(fd)
 
@@ -163,8 +194,8 @@ class Folder:
         in_use = {writer_of(name) for part in (self.segments, self.dead) for name in self.segment_names(part)}
         for name in self.disk.names(self.writers):
             writer = name.split(".lock", maxsplit=1)[0]
-            if writer not in in_use and not self.is_alive(writer):
-                self.disk.unlink(f"{self.writers}/{name}")
+            if writer not in in_use:
+                self.is_alive(writer, bury=True)
         for part in (self.segments, self.dead):
             for name in self.disk.names(part):
                 if name.endswith(".tmp") and not self.is_alive(writer_of(name[1:])):
@@ -192,7 +223,11 @@ class Folder:
             return {**totals, "unreadable": True}
         finally:
             self.disk.close(fd)
-        return {**totals, **loaded} if isinstance(loaded, dict) else {**totals, "unreadable": True}
+        if not isinstance(loaded, dict) or any(
+            type(loaded.get(key, kind)) is not type(kind) for key, kind in totals.items()
+        ):
+            return {**totals, "unreadable": True}
+        return {**totals, **loaded}
 
     def fold(self, path: str, events: int, outcomes: dict[Outcome, int], *, retry: bool, dead: bool = False) -> bool:
         """Add a settled segment's counts to the totals, then remove it; False: somebody else is at them, try later.
@@ -204,6 +239,8 @@ class Folder:
         with self._totals_lock() as locked:
             if not locked:
                 return False
+            if not self.disk.size(path):
+                return True  # its writer was faster
             totals = self.totals()
             if key not in totals["folded"]:
                 if not retry and not dead:
@@ -215,9 +252,26 @@ class Folder:
                 for folded in totals["folded"]:  # a crash may have come before its unlink
                     self.disk.unlink(f"{self.path if folded.startswith('dead/') else self.segments}/{folded}")
                 totals["folded"] = [key]
-                self._write_totals(totals)
+                try:
+                    self._write_totals(totals)
+                except OSError as error:
+                    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                        raise
+                    self._cut_records(path, events)
+                    self._write_totals(totals)
             self.disk.unlink(path)
         return True
+
+    def _cut_records(self, path: str, events: int) -> None:
+        """Give back the blocks of a settled segment's records; the seal and the outcomes still tell its count."""
+        fd = self.disk.open(path)
+        try:
+            header = fmt.decode_header(self.disk.read(fd, fmt.header_bytes_wanted(self.disk.read(fd, 4096, 0)), 0))
+            # The seal first: a crash in between leaves records beyond it, which nobody reads.
+            self.disk.write(fd, fmt.encode_seal(events, header.records_at), fmt.SEAL_AT)
+            self.disk.truncate(fd, header.records_at)
+        finally:
+            self.disk.close(fd)
 
     def _write_totals(self, totals: dict[str, Any]) -> None:
         temporary = f"{self.path}/.totals.tmp"

@@ -232,6 +232,11 @@ def frame_length(data: bytes, at: int) -> int:
     return length
 
 
+def frame_at_s(data: bytes, at: int) -> int | None:
+    """Return the time that the frame at ``at`` tells, unchecked; None if there is none."""
+    return FRAME.unpack_from(data, at)[3] or None if at + FRAME_HEAD_BYTES <= len(data) else None
+
+
 def resync(data: bytes, at: int) -> int | None:
     """Return the offset of the first whole frame after ``at``, or None.  For bytes that nobody writes to any more."""
     for start in range((at + ALIGN_BYTES) & -ALIGN_BYTES, len(data) - FRAME_HEAD_BYTES + 1, ALIGN_BYTES):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from .folder import Folder, writer_of
 from .format import DROPPED, SETTLED, Kind, Outcome
 from .queue import JournalQueue
 from .segment import count_outcomes
+
+_DEAD_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,23 +242,25 @@ def retry_dead(
 ) -> int:
     """Put dead letters back into the queue, bytes and uuid unchanged (``ids`` None: all); returns how many.
 
-    They go into a segment of their own, which any sender of the folder adopts.  Raises as ``open_folder``, KeyError
-    for an id that is no dead letter.
+    They go into a segment of their own, which any sender of the folder adopts; what somebody else retried or dropped in
+    the meantime is passed over.  Raises as ``open_folder``, KeyError for an id that is no dead letter.
     """
     chosen = _chosen(path, ids)
     if not chosen:
         return 0
-    queue = JournalQueue(path, adopt="never", allow_network_fs=True)
+    # fsync: the note below may reach the device before the event does.
+    queue = JournalQueue(path, "fsync", adopt="never", allow_network_fs=True)
     queue.sends = False
     queue.retry = True
     done = 0
     try:
         for letter in chosen:
             name, ordinal = _place(letter.id)
-            queue.put(
-                [letter.event]
-            )  # stored first: a crash here leaves it both dead and queued, and it is sent once more
-            done += dead.settle(queue.folder, name, [ordinal], Outcome.RETRIED)
+            with suppress(FileNotFoundError), dead.held(queue.folder, name, wait_s=_DEAD_WAIT_S) as segment:
+                if segment.unsettled([ordinal]):
+                    # Stored first: a crash here leaves it both dead and queued, and it is sent once more.
+                    queue.put([letter.event])
+                    done += segment.settle([ordinal], Outcome.RETRIED)
             if progress is not None:
                 progress(1)
     finally:
@@ -271,7 +276,8 @@ def discard_dead(
     done = 0
     for letter in _chosen(path, ids):
         name, ordinal = _place(letter.id)
-        done += dead.settle(folder, name, [ordinal], Outcome.DISCARDED)
+        with suppress(FileNotFoundError):
+            done += dead.settle(folder, name, [ordinal], Outcome.DISCARDED, wait_s=_DEAD_WAIT_S)
         if progress is not None:
             progress(1)
     return done

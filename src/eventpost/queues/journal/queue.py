@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import replace
+from typing import Literal, get_args
 
 from ...clock import Clock, SystemClock
 from ...event import Event
@@ -18,9 +20,6 @@ from .format import DROPPED, Outcome
 from .keeper import Adopt, Keeper
 from .segment import Cursor, JournalLease
 from .store import SEGMENT_BYTES_MIN, Store
-
-if TYPE_CHECKING:
-    pass
 
 _DAY_S = 86_400.0
 _DEAD_RETRY_S = 60.0
@@ -87,6 +86,7 @@ class JournalQueue:
         _at_least("dead_age_max_s", dead_age_max_s, 0)
         self.emit: Callable[[Signal], None] = _nobody
         self.clock: Clock = clock or SystemClock()
+        self._signals: deque[Signal] = deque()
         self._durability: Durability = durability
         self.overflow: Overflow = overflow
         self.folder = Folder(path, disk=disk, gid=_gid(group), allow_network_fs=allow_network_fs)
@@ -95,20 +95,25 @@ class JournalQueue:
             self.folder, self.clock, durable=durability == "fsync", bytes_max=bytes_max,
             segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow,
             block_timeout_s=block_timeout_s, make_room=self._make_room,
-            appended=self._claims.add_own,
+            reap=self._reap, appended=self._claims.add_own,
         )  # fmt: skip
+        self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
         self._keeper = Keeper(
             self.folder, self.clock, store=self._store, claims=self._claims, adopt=adopt,
             sync_interval_s=sync_interval_s,
-            scan_interval_s=scan_interval_s, dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s,
+            scan_interval_s=scan_interval_s, dead_writer=self._dead,
+            dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s,
             emit=self._tell, on_damage=self._damaged,
         )  # fmt: skip
-        self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
         self._last: QueueStats | None = None
 
     def put(self, events: Sequence[Event]) -> None:
         """See Queue.put."""
-        self._store.put(events)
+        try:
+            self._store.put(events)
+        finally:
+            if self._signals:
+                self._say()
 
     @property
     def path(self) -> str:
@@ -144,7 +149,18 @@ class JournalQueue:
         self._store.retry = value
 
     def _tell(self, signal: Signal) -> None:
-        self.emit(signal)
+        self._signals.append(signal)
+
+    def _say(self) -> None:
+        """Tell what happened, once no lock is held: an observer may call anything, and wait for anybody."""
+        if self._claims.lock._is_owned() or self._store.lock._is_owned():  # noqa: SLF001 - C's RLock has no other name for it
+            return  # whoever holds it says it
+        while self._signals:
+            try:
+                signal = self._signals.popleft()
+            except IndexError:  # another thread said it
+                return
+            self.emit(signal)
 
     def _damaged(self, cursor: Cursor, at: int, data: bytes, lost: int, why: str) -> None:
         path = self.folder.set_aside(cursor.name, at, data)
@@ -159,7 +175,10 @@ class JournalQueue:
 
     def claim(self, lane: str, events_max: int, bytes_max: int) -> list[Lease]:
         """See Queue.claim."""
-        return self._claims.claim(lane, events_max, bytes_max)
+        leases = self._claims.claim(lane, events_max, bytes_max)
+        if self._signals:
+            self._say()
+        return leases
 
     def pending(self, lane: str) -> int:
         """See Queue.pending."""
@@ -181,26 +200,37 @@ class JournalQueue:
         """See Queue.bury.  If the letter can't be written, the event goes back to the queue for a minute."""
         with self._claims.lock:
             live = [lease for lease in leases if isinstance(lease, JournalLease) and lease.live]
-            if not live:
-                return
+            if live and not self._claims.closed:
+                self._bury(live, reason, answer)
+        self._say()
+
+    def _bury(self, live: list[JournalLease], reason: str, answer: Answer | None) -> None:
+        try:
+            self._store.enter()
+            self._dead.write(live, reason, answer, self._store.writer_name)
             try:
-                if self._store.presence_fd < 0:
-                    self.folder.make()
-                    self._store.writer_name, self._store.presence_fd = self.folder.enter()
-                self._dead.write(live, reason, answer, self._store.writer_name)
-            except OSError as error:
-                self._claims.release(live, _DEAD_RETRY_S)
-                self._tell(Trouble("journal", f"a dead letter can't be stored in {self.folder.dead}: {error.strerror}"))
-                return
-            self._claims.settle_dead(live)
+                self._claims.settle_dead(live)
+            except OSError:
+                self._dead.take_back(sum(lease.live for lease in live))
+                raise
+        except OSError as error:
+            self._claims.release(live, _DEAD_RETRY_S)
+            self._tell(Trouble("journal", f"a dead letter can't be stored in {self.folder.dead}: {error.strerror}"))
 
     def tend(self) -> float | None:
         """See Queue.tend."""
-        return self._keeper.tend()
+        if self._claims.closed:
+            return None
+        try:
+            return self._keeper.tend()
+        finally:
+            self._say()
 
     def scan(self) -> int:
         """Look for what others left, now; returns how many segments were adopted."""
-        return self._keeper.scan()
+        adopted = self._keeper.scan()
+        self._say()
+        return adopted
 
     def sync(self, timeout_s: float) -> bool:  # noqa: ARG002 - a sync can't be interrupted; the kernel's own limits apply
         """See Queue.sync."""
@@ -210,6 +240,7 @@ class JournalQueue:
         """See Queue.stats."""
         if self._last is not None:
             return self._last
+        stored_bytes = self._stored_bytes()  # before the locks: it looks at every file
         claims = self._claims
         with self._store.lock, claims.lock:
             settled = {} if self._store.sends else self._others()
@@ -222,11 +253,26 @@ class JournalQueue:
                 more = settled.get(outcome, 0) + moved.get(outcome, 0)
                 if more:
                     dropped[reason] = dropped.get(reason, 0) + more
-            return QueueStats(
+            queued = claims.unread() + claims.waiting - sum(settled.values())
+            stats = QueueStats(
                 accepted=self._store.accepted() + claims.adopted, adopted=claims.adopted, delivered=delivered,
-                queued=claims.unread() + claims.waiting - sum(settled.values()), in_flight=claims.in_flight, dead=dead,
-                dropped=dropped, stored_bytes=self._stored_bytes(),
+                queued=queued, in_flight=claims.in_flight, dead=dead, dropped=dropped, stored_bytes=stored_bytes,
+                oldest_age_s=self._oldest_age_s(),
             )  # fmt: skip
+        self._say()
+        return stats
+
+    def _oldest_age_s(self) -> float | None:
+        if not self._store.sends:
+            return None  # which of them others have settled is in their outcomes: too dear for a look
+        try:
+            at_s = self._claims.oldest_at_s()
+        except (OSError, ValueError):
+            return None
+        return None if at_s is None else max(0.0, self.clock.time() - at_s)
+
+    def _reap(self) -> None:
+        self._keeper.reap_own(thorough=False)
 
     def _make_room(self, wanted: int) -> bool:
         return self._keeper.make_room(wanted)
@@ -252,40 +298,54 @@ class JournalQueue:
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child."""
-        self._store.forget()
-        self._claims.forget()
-        self._dead.forget()
-        self._keeper.leave()
+        closed = self._last is not None
+        self.folder.disk.forget()
+        self._store.reset()
+        self._claims.reset()
+        self._dead.reset()
+        self._keeper.elected_fd = -1
         self._keeper.reset()
+        self._signals.clear()
+        if closed:
+            self._store.closed = self._claims.closed = True
+            self._last = QueueStats()
 
     def close(self, timeout_s: float = 10.0) -> None:  # noqa: ARG002 - nothing here waits for anybody
         """See Queue.close.  What is not delivered stays in the folder, where any sender may take it."""
         with self._store.lock:
             if self._last is not None:
                 return
-            claims = self._claims
             try:
-                self._store.close()
-                self._dead.close()
-                with claims.lock:
-                    self._end_own()
-                claims.fold_done()
-                if not self._store.sends:
-                    self._keeper.reap_own()
+                self._end()
             except (OSError, ValueError) as error:
                 self._tell(Trouble("journal", f"{self.folder.path} could not be left in order: {error}"))
             last = self.stats()
-            self._last = QueueStats(
-                accepted=last.accepted, adopted=last.adopted, delivered=last.delivered, queued=last.queued +
-                last.in_flight, in_flight=0, dead=last.dead, dropped=last.dropped, stored_bytes=last.stored_bytes,
-            )  # fmt: skip
-            claims.close()
-            self._keeper.leave()
-            self._store.leave(nothing_left=not self._last.queued and not self._last.dead)
+            self._last = replace(last, queued=last.queued + last.in_flight, in_flight=0)
+            try:
+                # The writer's lock last: while it is held, nobody else reads what we may still have in hand.
+                self._claims.close()
+                self._keeper.leave()
+                self._store.leave(nothing_left=not self._last.queued and not self._last.dead)
+            except OSError as error:
+                self._tell(Trouble("journal", f"{self.folder.path} could not be left in order: {error}"))
+        self._say()
+
+    def _end(self) -> None:
+        """Seal what is open, and fold what is settled."""
+        try:
+            self._store.close()
+        finally:
+            self._dead.close()
+        with self._claims.lock:
+            self._end_own()
+        self._claims.fold_done()
+        self._keeper.reap_own_dead()
+        if not self._store.sends:
+            self._keeper.reap_own()
 
     def _end_own(self) -> None:
         """Let readers that stand at the end of a segment see that it is sealed now."""
-        for lane in self._claims.lanes.values():
+        for lane in list(self._claims.lanes.values()):
             for cursor in list(lane.cursors):
                 if not cursor.adopted and not cursor.unread():
                     self._claims.read_to_end(lane, cursor)

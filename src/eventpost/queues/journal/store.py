@@ -9,6 +9,10 @@ Group commit at ``fsync``: a put appends under the lock, then waits for the sync
 appended before, and the others find their bytes on the device when their turn comes.  A sync that failed is not
 repeated (the kernel may have dropped the pages and would report success): the segment ends at its last synced event,
 and what was not synced is refused.
+
+Locks, outermost first: the sync lock, the store's, the claims' (to make room), and those that guard one thing and take
+no other: a writer's sync, and becoming a writer.  A put that waits for room waits outside all of them: the sender needs
+them to make that room.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from ...sender.primitives import RLock, pause
 from ..protocol import Overflow
 from . import format as fmt
 from .format import Kind
-from .segment import SegmentWriter
+from .segment import ENVELOPES_MAX, SegmentWriter
 
 if TYPE_CHECKING:
     from .folder import Folder
@@ -37,6 +41,7 @@ _EVENT: Final = int(Kind.EVENT)
 _LANES_OPEN_MAX: Final = 64
 _SYNC_WAIT_S: Final = 30.0
 _BLOCK_POLL_S: Final = 0.01
+_UNSYNCED_MAX: Final = 256
 
 
 class Store:
@@ -44,9 +49,13 @@ class Store:
 
     def __init__(
         self, folder: Folder, clock: Clock, *, durable: bool, bytes_max: int, segment_bytes_max: int, overflow:
-        Overflow, block_timeout_s: float, make_room: Callable[[int], bool], appended: Callable[[SegmentWriter], None],
+        Overflow, block_timeout_s: float, make_room: Callable[[int], bool], reap: Callable[[], None],
+        appended: Callable[[SegmentWriter], None],
     ) -> None:  # fmt: skip
-        """Keep the arguments; touches no file.  ``make_room(bytes)`` tells whether it could."""
+        """Keep the arguments; touches no file.
+
+        ``make_room(bytes)`` tells whether it could; ``reap()`` removes own segments that others have settled.
+        """
         self.folder = folder
         self.clock = clock
         self._time = clock.time
@@ -58,6 +67,7 @@ class Store:
         self.sends = True
         self.retry = False
         self._make_room = make_room
+        self._reap = reap
         self._appended = appended
         self.reset()
 
@@ -65,35 +75,53 @@ class Store:
         """Start from nothing: locks of its own, no writer, counts at zero."""
         self.lock = RLock()
         self._sync_lock = RLock()
+        self._enter_lock = RLock()
         self._depth = 0
         self._levels: list[dict[str, SegmentWriter]] = [{} for _ in range(_DEPTH_MAX)]
         self._sealed_counts = [0] * _DEPTH_MAX
         self._numbers = itertools.count()
-        self._next_size = min(SEGMENT_BYTES_MIN, self.segment_bytes_max)
+        self._unsynced: dict[str, SegmentWriter] = {}
+        """At ``os``: what was begun and is not known to be safe in full, sealed or not, by its path."""
         self.writer_name = ""
         self.presence_fd = -1
         self.closed = False
 
-    def put(self, events: Sequence[Event]) -> None:
-        """Append all of them or none.  See Queue.put."""
-        with self.lock:
-            depth = self._depth
-            if self.closed or depth >= _DEPTH_MAX:
-                raise QueueUnavailable(reason="closed" if self.closed else "reentrant")
-            try:
-                self._depth = depth + 1
-                level = self._levels[depth]
-                touched: Sequence[tuple[SegmentWriter, int]]
-                if len(events) == 1:
-                    writer = self._append(level, depth, events[0])
-                    touched = ((writer, writer.end),)
-                else:
-                    touched = self._append_all(level, depth, events)
-            finally:
-                self._depth = depth
+    def put(self, events: Sequence[Event], *, wait: bool = True) -> None:
+        """Append all of them or none.  See Queue.put.  ``wait``: as long as ``overflow`` says."""
+        try:
+            with self.lock:
+                depth = self._depth
+                if self.closed or depth >= _DEPTH_MAX:
+                    raise QueueUnavailable(reason="closed" if self.closed else "reentrant")
+                try:
+                    self._depth = depth + 1
+                    level = self._levels[depth]
+                    touched: Sequence[tuple[SegmentWriter, int]]
+                    if len(events) == 1:
+                        writer = self._append(level, depth, events[0])
+                        touched = ((writer, writer.end),)
+                    else:
+                        touched = self._append_all(level, depth, events)
+                finally:
+                    self._depth = depth
+        except QueueFull:
+            if not wait or self.overflow != "block" or self.lock._is_owned():  # noqa: SLF001 - C's RLock has no other name for it
+                raise
+            self._put_when_there_is_room(events)
+            return
         if self.durable:
             for writer, end in touched:
                 self._commit(writer, end)
+
+    def _put_when_there_is_room(self, events: Sequence[Event]) -> None:
+        for _ in range(int(self.block_timeout_s / _BLOCK_POLL_S)):
+            pause(_BLOCK_POLL_S)
+            try:
+                self.put(events, wait=False)
+            except QueueFull:
+                continue
+            return
+        self.put(events, wait=False)
 
     def _append(self, level: dict[str, SegmentWriter], depth: int, event: Event) -> SegmentWriter:
         envelope, payload = event
@@ -111,7 +139,8 @@ class Store:
         try:
             writer.append(_EVENT, number, payload, int(self._time()))
         except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
-            self._give_up(level, depth, writer, end, count)
+            if writer.count == count:  # else it came after the append: the event is stored, and may be on its way
+                self._give_up(level, depth, writer, end, count)
             _refuse(error)
         return writer
 
@@ -125,6 +154,8 @@ class Store:
         writers = {lane: self._room(level, depth, lane, those) for lane, those in by_lane.items()}
         before = [(writer, writer.end, writer.count) for writer in writers.values()]
         at_s = int(self.clock.time())
+        for writer, end, _ in before:
+            writer.hold = end  # all or none: the sender sees the first of them with the last
         try:
             for lane, those in by_lane.items():
                 writer = writers[lane]
@@ -134,6 +165,9 @@ class Store:
             for writer, end, count in before:
                 self._give_up(level, depth, writer, end, count)
             _refuse(error)
+        finally:
+            for writer, _, _ in before:
+                writer.hold = None
         return [(writer, writer.end) for writer in writers.values()]
 
     def _room(self, level: dict[str, SegmentWriter], depth: int, lane: str, events: Sequence[Event]) -> SegmentWriter:
@@ -145,9 +179,13 @@ class Store:
             if event.envelope not in definitions and (writer is None or event.envelope not in writer.envelopes):
                 definitions[event.envelope] = fmt.encode_envelope(event.envelope)
         extra = sum(2 * fmt.frame_bytes(len(text)) for text in definitions.values())
-        if writer is None or not writer.has_room(frames, len(events), extra):
+        if writer is None or not writer.has_room(frames + extra, len(events), len(definitions)):
             for event in events:
                 definitions.setdefault(event.envelope, fmt.encode_envelope(event.envelope))
+            if len(definitions) > ENVELOPES_MAX:
+                raise EventTooLarge(
+                    f"{len(definitions)} different envelopes in one put; a segment takes {ENVELOPES_MAX}"
+                )
             extra = sum(2 * fmt.frame_bytes(len(text)) for text in definitions.values())
             writer = self._roll(level, depth, lane, frames + extra, len(events))
         at_s = int(self.clock.time())
@@ -160,64 +198,79 @@ class Store:
             _refuse(error)
         return writer
 
+    def enter(self) -> None:
+        """Become a writer, or make its lock anew where the name is gone.  Raises OSError.
+
+        A writer whose lock has no name looks dead, and its segments would be sent by others, too.  The name stays what
+        it was: segments tell their writer by it.  A folder that is gone as a whole may be a lost mount: not made anew.
+        """
+        with self._enter_lock:
+            folder, lost = self.folder, self.presence_fd
+            if folder.is_entered(self.writer_name, lost):
+                return
+            if lost >= 0 and not folder.disk.changed_ns(folder.path):
+                raise FileNotFoundError(errno.ENOENT, "the journal's folder is gone", folder.path)
+            folder.make()
+            name, fd = folder.enter(self.writer_name)
+            if self.presence_fd != lost:  # a signal handler's put was faster, on this thread
+                folder.disk.unlink(f"{folder.writers}/{name}.lock")
+                folder.disk.close(fd)
+                return
+            self.writer_name, self.presence_fd = name, fd
+            if lost >= 0:
+                folder.disk.close(lost)
+
     def _roll(self, level: dict[str, SegmentWriter], depth: int, lane: str, wanted: int, events: int) -> SegmentWriter:
         """Seal the lane's segment and begin the next one, if the folder's bound allows it."""
-        size, header = self._shape(lane, wanted, events)
-        if size > self.bytes_max:
-            raise EventTooLarge(f"{wanted} bytes do not fit a journal of bytes_max={self.bytes_max}")
+        old = level.get(lane)
+        size = min(SEGMENT_BYTES_MIN if old is None else 2 * old.size, self.segment_bytes_max)
+        size = max(size, wanted + 2 * fmt.PAGE_BYTES)
+        pages = max(1, -(-size // _OUTCOME_RATIO // fmt.PAGE_BYTES), -(-events // fmt.PAGE_BYTES))
+        now_ms = int(self.clock.time() * 1000)
         try:
-            if not self.presence_fd >= 0:
-                self.folder.make()
-                self.writer_name, self.presence_fd = self.folder.enter()
-                size, header = self._shape(lane, wanted, events)
-            self._wait_for_room(size, depth)
-            old = level.get(lane)
-            if old is None and len(level) >= _LANES_OPEN_MAX:
-                old = next(iter(level.values()))
-            name = f"{int(self.clock.time() * 1000):013d}-{self.writer_name}-{next(self._numbers):06d}{'.seg'}"
+            self.enter()
+            header = fmt.encode_header(
+                lane, self.writer_name, now_ms, sender=self.sends, retry=self.retry, outcome_pages=pages
+            )
+            size = max(size, len(header) + pages * fmt.PAGE_BYTES + wanted)
+            if size > self.bytes_max:
+                raise EventTooLarge(f"{wanted} bytes do not fit a journal of bytes_max={self.bytes_max}")
+            self._find_room(level, depth, size)
+            name = f"{now_ms:013d}-{self.writer_name}-{next(self._numbers):06d}.seg"
             writer = SegmentWriter(
                 self.folder.disk, self.folder.segments, name, header, size,
                 mode=self.folder.file_mode, gid=self.folder.gid, durable=self.durable,
             )  # fmt: skip
         except OSError as error:
             _refuse(error)
+        old = level.get(lane)
+        if old is None and len(level) >= _LANES_OPEN_MAX:
+            old = next(iter(level.values()))
         if old is not None:
             self._seal(level, depth, old)
-        self._next_size = min(2 * self._next_size, self.segment_bytes_max)
+        if not self.durable:
+            self._remember_unsynced(writer)
         self._appended(writer)  # first: an interruption in between must not leave a segment that nobody reads
         level[lane] = writer
         return writer
 
-    def _shape(self, lane: str, wanted: int, events: int) -> tuple[int, bytes]:
-        size = max(self._next_size, wanted + 2 * fmt.PAGE_BYTES)
-        pages = max(1, -(-size // _OUTCOME_RATIO // fmt.PAGE_BYTES), -(-events // fmt.PAGE_BYTES))
-        header = fmt.encode_header(
-            lane,
-            self.writer_name,
-            int(self.clock.time() * 1000),
-            sender=self.sends,
-            retry=self.retry,
-            outcome_pages=pages,
-        )
-        return max(size, len(header) + pages * fmt.PAGE_BYTES + wanted), header
-
-    def _wait_for_room(self, size: int, depth: int) -> None:
+    def _find_room(self, level: dict[str, SegmentWriter], depth: int, size: int) -> None:
         """Apply the folder's bound.  Raises QueueFull."""
+        if not self.sends:
+            self._reap()
+        if self.folder.stored_bytes() + size <= self.bytes_max:
+            return
+        for writer in list(level.values()):  # open segments hold blocks that they may never use
+            self._seal(level, depth, writer)
         if self.folder.stored_bytes() + size <= self.bytes_max or self._make_room(size):
             return
-        if self.overflow == "block" and depth == 0:
-            for _ in range(int(self.block_timeout_s / _BLOCK_POLL_S)):
-                pause(_BLOCK_POLL_S)
-                if self.folder.stored_bytes() + size <= self.bytes_max or self._make_room(size):
-                    return
         raise QueueFull(f"the journal in {self.folder.path} holds its bytes_max={self.bytes_max}")
 
     def _seal(self, level: dict[str, SegmentWriter], depth: int, writer: SegmentWriter) -> None:
-        if self.durable and writer.synced < writer.end:
-            self._sync(writer)
-        if writer.sealed:
-            return  # that sync failed, and gave it up
-        level.pop(writer.header.lane, None)
+        if self.durable and writer.synced < writer.end and not writer.sync(self.folder.disk, writer.end, writer.count):
+            writer.take_back(writer.synced, writer.synced_count)
+        if level.pop(writer.header.lane, None) is None:
+            return  # what interrupted us did it
         self._sealed_counts[depth] += writer.count
         try:
             writer.seal(self.folder.disk)
@@ -239,38 +292,66 @@ class Store:
         if not self._sync_lock.acquire(timeout=_SYNC_WAIT_S):
             raise QueueUnavailable("the disk did not answer a sync in time", reason="sync_timeout")
         try:
-            if writer.synced < end and not writer.sealed:
+            if writer.synced < end:
                 self._sync(writer)
         finally:
             self._sync_lock.release()
         if writer.synced < end:
             raise QueueUnavailable("the disk refused a sync; the segment is given up", reason="sync_failed")
 
-    def _sync(self, writer: SegmentWriter) -> None:
-        end, count = writer.end, writer.count
-        try:
-            self.folder.disk.datasync(writer.fd)
-        except OSError:
-            with self.lock:
-                for depth, level in enumerate(self._levels):
-                    if level.get(writer.header.lane) is writer:
-                        level.pop(writer.header.lane)
-                        writer.take_back(writer.synced, writer.synced_count)
-                        self._seal(level, depth, writer)
-            return
-        if end > writer.synced:
-            writer.synced, writer.synced_count = end, count
+    def _sync(self, writer: SegmentWriter) -> bool:
+        with self.lock:  # end and count of one moment
+            end, count = writer.end, writer.count
+        if writer.sync(self.folder.disk, end, count):
+            return True
+        with self.lock:
+            for depth, level in enumerate(self._levels):
+                if level.get(writer.header.lane) is writer:
+                    self._seal(level, depth, writer)
+        return False
+
+    def _remember_unsynced(self, writer: SegmentWriter) -> None:
+        if len(self._unsynced) >= _UNSYNCED_MAX:  # nobody syncs here: forget at least what is settled and gone
+            for path in list(self._unsynced):
+                if not self.folder.disk.size(path):
+                    self._unsynced.pop(path, None)
+        self._unsynced[writer.path] = writer
+
+    def has_unsynced(self) -> bool:
+        """Tell whether a sync would make anything safer."""
+        return any(writer.sealed or writer.synced < writer.end for writer in list(self._unsynced.values()))
 
     def sync(self) -> bool:
-        """Make all that is stored safe against power loss; False: the disk refused."""
-        good = True
-        for level in self._levels:
-            for writer in list(level.values()):
-                try:
-                    if not writer.sealed:
-                        self.folder.disk.datasync(writer.fd)
-                except OSError:
-                    good = False
+        """Make all that is stored safe against power loss; False: the disk refused.  No put waits for it."""
+        if self.durable:
+            with self.lock:
+                writers = [writer for level in self._levels for writer in level.values()]
+            synced = [self._sync(writer) for writer in writers]
+            return all(synced)
+        disk, good, named = self.folder.disk, True, False
+        for writer in list(self._unsynced.values()):
+            sealed, end = writer.sealed, writer.end  # sealed first: what is appended later is not taken for synced
+            named |= writer.synced == writer.header.records_at
+            try:
+                if writer.synced < end:
+                    fd = disk.open(writer.path, write=False)
+                    try:
+                        disk.datasync(fd)
+                    finally:
+                        disk.close(fd)
+                    writer.synced = end
+            except FileNotFoundError:
+                sealed = True  # settled and gone
+            except OSError:
+                good = False
+                continue
+            if sealed:
+                self._unsynced.pop(writer.path, None)
+        if named:  # bytes first, then the names that make them part of the journal
+            try:
+                disk.sync_folder(self.folder.segments)
+            except OSError:
+                return False
         return good
 
     def accepted(self) -> int:
@@ -289,23 +370,11 @@ class Store:
         """Let the writer's lock go: from now on its segments are anybody's."""
         fd, self.presence_fd = self.presence_fd, -1
         if fd >= 0:
-            if nothing_left:
-                self.folder.disk.unlink(f"{self.folder.writers}/{self.writer_name}.lock")
-            self.folder.disk.close(fd)
-
-    def forget(self) -> None:
-        """In a forked child: drop the parent's descriptors without touching its files."""
-        for level in self._levels:
-            for writer in level.values():
-                mapped, writer.map = writer.map, None
-                if mapped is not None:
-                    mapped.close()
-                if writer.fd >= 0:
-                    self.folder.disk.close(writer.fd)
-                writer.fd = -1
-        if self.presence_fd >= 0:
-            self.folder.disk.close(self.presence_fd)
-        self.reset()
+            try:
+                if nothing_left:
+                    self.folder.disk.unlink(f"{self.folder.writers}/{self.writer_name}.lock")
+            finally:
+                self.folder.disk.close(fd)
 
 
 _REASONS: Final = {
