@@ -158,6 +158,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self.transport.close()  # Python 3.10's TLS transport does not notice by itself that it is closed, and warns
         self.collector._lost(self)  # noqa: SLF001 - two halves of one thing
 
     def data_received(self, data: bytes) -> None:
