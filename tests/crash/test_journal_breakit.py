@@ -475,6 +475,46 @@ def test_cut_records_of_a_settled_segment_are_no_damage(folder: Path) -> None:
     assert inspect.folder_status(folder).delivered == 50
 
 
+def sparse_orphan(folder: Path) -> Path:
+    """Leave a dead writer's segment as a copy tool that skips zeros would: its notes have no blocks on the disk."""
+    dead_after(folder, lambda queue: queue.put([event(n) for n in range(10)]))
+    [name] = names(folder)
+    path = folder / "segments" / name
+    data = path.read_bytes().rstrip(b"\0")
+    path.unlink()
+    with path.open("wb") as file:
+        for at in range(0, len(data), fmt.PAGE_BYTES):
+            if any(page := data[at : at + fmt.PAGE_BYTES]):
+                file.seek(at)
+                file.write(page)
+    return path
+
+
+def test_notes_have_blocks_before_they_are_stored(folder: Path) -> None:
+    """A store into a hole of a full disk is a SIGBUS: an orphan that has holes gets blocks when it is adopted."""
+    path = sparse_orphan(folder)
+    before = path.stat().st_blocks
+    queue = JournalQueue(folder, disk=Disk(mapped=True))
+    queue.scan()
+    assert path.stat().st_blocks > before
+    assert drain(queue) == list(range(10))
+
+
+def test_notes_that_get_no_blocks_are_not_stored(folder: Path) -> None:
+    """On a full disk such an orphan waits, and is said to; it is adopted once there is room."""
+    sparse_orphan(folder)
+    disk = HookedDisk(mapped=True)
+    queue = JournalQueue(folder, disk=disk)
+    heard: list[Signal] = []
+    queue.emit = heard.append
+    disk.hooks["fill_holes"] = no_space
+    assert queue.scan() == 0
+    assert [type(one).__name__ for one in heard] == ["Trouble"]
+    disk.hooks.clear()
+    assert queue.scan() == 1
+    assert drain(queue) == list(range(10))
+
+
 def test_a_segment_whose_name_could_not_be_synced_leaves_nothing(folder: Path) -> None:
     """At fsync every refused put would leave a segment that nobody settles, until the bound is reached."""
     disk = HookedDisk()

@@ -87,9 +87,9 @@ class Journal(RuleBasedStateMachine):
         """Claim: what is delivered or dead never comes again, and nobody else may hold it."""
         worker = self.worker(index)
         if not worker.queue.sends:
-            return
+            worker = self.worker(2)
         held = {number_of(lease) for other in self.workers if other for lease in other.leases}
-        leases = worker.queue.claim(lane, count, ALL)
+        leases = worker.queue.claim(lane, count, ALL) or worker.queue.claim(LANES[lane == LANES[0]], count, ALL)
         for lease in leases:
             number = number_of(lease)
             assert number in self.accepted
@@ -100,11 +100,17 @@ class Journal(RuleBasedStateMachine):
         worker.leases += leases
 
     def some(self, index: int, count: int) -> tuple[Worker, list[Lease]]:
-        """Take some of a worker's leases from it."""
-        worker = self.worker(index)
+        """Take some of a worker's leases from it; of another's if it has none."""
+        busy = [other for other in self.workers if other and other.leases]
+        worker = busy[index % len(busy)]
         chosen, worker.leases = worker.leases[:count], worker.leases[count:]
         return worker, chosen
 
+    def is_busy(self) -> bool:
+        """Tell whether anything is leased."""
+        return any(worker and worker.leases for worker in self.workers)
+
+    @precondition(is_busy)
     @rule(index=WORKERS, count=st.integers(1, 8))
     def ack(self, index: int, count: int) -> None:
         """Note deliveries."""
@@ -112,12 +118,14 @@ class Journal(RuleBasedStateMachine):
         worker.queue.ack(leases)
         self.delivered |= {number_of(lease) for lease in leases}
 
+    @precondition(is_busy)
     @rule(index=WORKERS, count=st.integers(1, 8), delay_s=st.sampled_from([0.0, 0.0, 5.0]))
     def release(self, index: int, count: int, delay_s: float) -> None:
         """Give back."""
         worker, leases = self.some(index, count)
         worker.queue.release(leases, delay_s)
 
+    @precondition(is_busy)
     @rule(index=WORKERS, count=st.integers(1, 3), delay_s=st.sampled_from([0.0, 5.0]))
     def ack_late(self, index: int, count: int, delay_s: float) -> None:
         """Give back, then hear that it was delivered after all."""
@@ -126,6 +134,7 @@ class Journal(RuleBasedStateMachine):
         worker.queue.ack(leases)
         self.delivered |= {number_of(lease) for lease in leases}
 
+    @precondition(is_busy)
     @rule(index=WORKERS, count=st.integers(1, 3))
     def bury(self, index: int, count: int) -> None:
         """Set aside."""

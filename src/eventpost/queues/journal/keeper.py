@@ -204,8 +204,9 @@ class Keeper:
             return 0
         except (OSError, ValueError) as error:
             disk.close(fd)
-            if isinstance(error, ValueError):
-                self._quarantine(path, str(error))
+            if isinstance(error, OSError):
+                raise
+            self._quarantine(path, str(error))
             return 0
         with self.claims.lock:
             if self.claims.closed:
