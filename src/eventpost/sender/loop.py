@@ -129,11 +129,11 @@ class Sender:
                 self._probe(lane, now)
             return
         linger_s = 0.0 if self._flushes else limits.linger_s
-        former.finish(now, linger_s)
         self._start_ready(lane, now)
         while True:
             room = self._room(lane, now) - len(former.ready)
             if room <= 0:
+                former.finish(now, linger_s)
                 lane.backlog = bool(former.ready) or self._queue.pending(lane.url) > 0
                 return
             wanted = room if lane.solo else room * limits.batch_events_max
@@ -145,8 +145,8 @@ class Sender:
                 joining = lane.single_out(leases, self._policy.server_error_max) if lane.suspects else leases
                 former.add(joining, now)
                 self._count_claimed(lane, leases)
-                former.finish(now, linger_s)
-                self._start_ready(lane, now)
+            former.finish(now, linger_s)  # only now: what was just claimed may still join
+            self._start_ready(lane, now)
             if claimed < wanted and self._in_flight_bytes < limits.in_flight_bytes_max:
                 lane.backlog = False
                 if not lane.flying and not former.ready:
