@@ -40,6 +40,7 @@ REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
 POLL_S: Final = 0.005
 CLOSE_TURNS: Final = 20
+CLOSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,12 +427,16 @@ class Collector:
         server.close()
         for task in list(self._tasks):
             task.cancel()
-        turns = CLOSE_TURNS  # an accepted connection needs a few to show itself, an aborted one to end
-        while turns > 0:
+        # An accepted connection needs a few turns to show itself, an aborted one to end; some need time.
+        turns, until = CLOSE_TURNS, self._loop.time() + CLOSE_S
+        while turns > 0 or (self._ending() and self._loop.time() < until):
             for connection in list(self._connections):
                 connection.transport.abort()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0 if turns > 0 else POLL_S)
             turns -= 1
+
+    def _ending(self) -> bool:
+        return bool(self._connections) or len(asyncio.all_tasks()) > 1
 
     def _connected(self, connection: _Connection) -> int:
         self._connections.add(connection)
