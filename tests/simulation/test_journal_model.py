@@ -65,7 +65,7 @@ class Journal(RuleBasedStateMachine):
         """Return a process; a new one if there is none."""
         found = self.workers[index]
         if found is None:
-            queue = JournalQueue(self.folder, adopt="always" if index == 2 else "elected", **self.options)
+            queue = JournalQueue(self.folder, adopt="always" if index else "elected", **self.options)
             queue.sends = not (self.stores_only and index == 0)
             found = self.workers[index] = Worker(queue)
         return found
@@ -82,65 +82,46 @@ class Journal(RuleBasedStateMachine):
             return
         self.accepted.update(range(first, first + count))
 
+    @precondition(lambda self: self.accepted)
     @rule(index=WORKERS, lane=LANE, count=st.integers(1, 8))
     def claim(self, index: int, lane: str, count: int) -> None:
-        """Claim: what is delivered or dead never comes again, and nobody else may hold it."""
-        worker = self.worker(index)
-        if not worker.queue.sends:
-            worker = self.worker(2)
+        """Claim from the first who has any: nothing that is delivered, dead or held comes again."""
         held = {number_of(lease) for other in self.workers if other for lease in other.leases}
-        leases = worker.queue.claim(lane, count, ALL) or worker.queue.claim(LANES[lane == LANES[0]], count, ALL)
-        for lease in leases:
-            number = number_of(lease)
-            assert number in self.accepted
-            assert number not in held, f"{number} is leased twice"
-            assert number not in self.delivered, f"{number} was delivered"
-            assert number not in self.dead, f"{number} is dead"
-            held.add(number)
-        worker.leases += leases
+        for step in range(3):
+            worker = self.worker((index + step) % 3)
+            if not worker.queue.sends:
+                continue
+            leases = worker.queue.claim(lane, count, ALL) or worker.queue.claim(LANES[lane == LANES[0]], count, ALL)
+            for lease in leases:
+                number = number_of(lease)
+                assert number in self.accepted
+                assert number not in held, f"{number} is leased twice"
+                assert number not in self.delivered, f"{number} was delivered"
+                assert number not in self.dead, f"{number} is dead"
+                held.add(number)
+            worker.leases += leases
+            if leases:
+                return
 
-    def some(self, index: int, count: int) -> tuple[Worker, list[Lease]]:
-        """Take some of a worker's leases from it; of another's if it has none."""
-        busy = [other for other in self.workers if other and other.leases]
+    @precondition(lambda self: any(worker and worker.leases for worker in self.workers))
+    @rule(
+        index=WORKERS, count=st.integers(1, 8), delay_s=st.sampled_from([0.0, 0.0, 5.0]),
+        how=st.sampled_from(["ack", "release", "late", "bury"]),
+    )  # fmt: skip
+    def settle(self, index: int, count: int, delay_s: float, how: str) -> None:
+        """Deliver, give back, give back and hear of the delivery later, or set aside."""
+        busy = [worker for worker in self.workers if worker and worker.leases]
         worker = busy[index % len(busy)]
-        chosen, worker.leases = worker.leases[:count], worker.leases[count:]
-        return worker, chosen
-
-    def is_busy(self) -> bool:
-        """Tell whether anything is leased."""
-        return any(worker and worker.leases for worker in self.workers)
-
-    @precondition(is_busy)
-    @rule(index=WORKERS, count=st.integers(1, 8))
-    def ack(self, index: int, count: int) -> None:
-        """Note deliveries."""
-        worker, leases = self.some(index, count)
-        worker.queue.ack(leases)
-        self.delivered |= {number_of(lease) for lease in leases}
-
-    @precondition(is_busy)
-    @rule(index=WORKERS, count=st.integers(1, 8), delay_s=st.sampled_from([0.0, 0.0, 5.0]))
-    def release(self, index: int, count: int, delay_s: float) -> None:
-        """Give back."""
-        worker, leases = self.some(index, count)
-        worker.queue.release(leases, delay_s)
-
-    @precondition(is_busy)
-    @rule(index=WORKERS, count=st.integers(1, 3), delay_s=st.sampled_from([0.0, 5.0]))
-    def ack_late(self, index: int, count: int, delay_s: float) -> None:
-        """Give back, then hear that it was delivered after all."""
-        worker, leases = self.some(index, count)
-        worker.queue.release(leases, delay_s)
-        worker.queue.ack(leases)
-        self.delivered |= {number_of(lease) for lease in leases}
-
-    @precondition(is_busy)
-    @rule(index=WORKERS, count=st.integers(1, 3))
-    def bury(self, index: int, count: int) -> None:
-        """Set aside."""
-        worker, leases = self.some(index, count)
-        worker.queue.bury(leases, "rejected", Answer(400, "no"))
-        self.dead |= {number_of(lease) for lease in leases}
+        leases, worker.leases = worker.leases[:count], worker.leases[count:]
+        numbers = {number_of(lease) for lease in leases}
+        if how in {"release", "late"}:
+            worker.queue.release(leases, delay_s)
+        if how in {"ack", "late"}:
+            worker.queue.ack(leases)
+            self.delivered |= numbers
+        if how == "bury":
+            worker.queue.bury(leases, "rejected", Answer(400, "no"))
+            self.dead |= numbers
 
     @precondition(lambda self: self.dead)
     @rule()
@@ -149,32 +130,26 @@ class Journal(RuleBasedStateMachine):
         assert inspect.retry_dead(self.folder, None) == len(self.dead)
         self.dead = set()
 
-    @rule(index=WORKERS)
-    def scan(self, index: int) -> None:
-        """Look for what others left."""
-        self.worker(index).queue.scan()
-
-    @rule(index=WORKERS)
-    def tend(self, index: int) -> None:
-        """Do the periodic work."""
-        self.worker(index).queue.tend()
+    @rule(index=WORKERS, tend=st.booleans())
+    def look(self, index: int, *, tend: bool) -> None:
+        """Look for what others left, or do all the periodic work that is due."""
+        queue = self.worker(index).queue
+        queue.tend() if tend else queue.scan()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 6.0, 61.0]))
     def wait(self, seconds: float) -> None:
         """Let time go by."""
         self.clock.advance(seconds)
 
-    @rule(index=WORKERS)
-    def close(self, index: int) -> None:
-        """End in order; the last count closes."""
+    @precondition(lambda self: any(self.workers))
+    @rule(index=WORKERS, crash=st.booleans())
+    def end(self, index: int, *, crash: bool) -> None:
+        """End in order, or like kill -9."""
         worker, self.workers[index] = self.worker(index), None
-        worker.queue.close()
-
-    @rule(index=WORKERS)
-    def crash(self, index: int) -> None:
-        """End like kill -9."""
-        worker, self.workers[index] = self.worker(index), None
-        worker.queue.after_fork_in_child()
+        if crash:
+            worker.queue.after_fork_in_child()
+        else:
+            worker.queue.close()
 
     @invariant()
     def each_process_can_account_for_its_events(self) -> None:
@@ -231,4 +206,4 @@ class Journal(RuleBasedStateMachine):
 
 
 TestJournal = Journal.TestCase
-TestJournal.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestJournal.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
