@@ -12,6 +12,7 @@ import shutil
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -237,6 +238,68 @@ def test_root_leaves_files_that_the_folders_user_can_use(folder: Path) -> None:
         assert stat.S_IMODE(info.st_mode) == (0o2770 if path.is_dir() else 0o660), path
         seen += 1
     assert seen > 6
+
+
+def as_user(uid: int, group: int, work: Callable[[], object]) -> None:
+    """Run a piece of work in a child of another user, who is a member of the group."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.umask(0o077)
+            os.setgroups([group])
+            os.setgid(uid)
+            os.setuid(uid)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, to become two users")
+def test_two_users_of_one_group_share_a_folder() -> None:
+    """One user stores and dies, another adopts, buries, folds and sweeps; the first retries, the other sends."""
+    group, storing, sending = 61234, 61001, 61002
+    root = Path(tempfile.mkdtemp())  # not below pytest's own folder, which is closed to others
+    root.chmod(0o777)
+    folder = root / "j"
+
+    def store() -> None:
+        queue = JournalQueue(folder, group=group)
+        queue.put([event(n) for n in range(5)])
+
+    def send() -> None:
+        queue = JournalQueue(folder, group=group, adopt="always")
+        troubles: list[Signal] = []
+        queue.emit = lambda one: troubles.append(one) if type(one).__name__ == "Trouble" else None
+        assert queue.scan() == 1
+        queue.bury(queue.claim(URL, 1, ALL), "rejected", Answer(400))
+        assert drain(queue) == [1, 2, 3, 4]
+        queue.tend()
+        queue.close()
+        assert troubles == []
+
+    def retry() -> None:
+        assert inspect.retry_dead(folder, None) == 1  # told of no group: it follows the folder
+
+    def send_again() -> None:
+        queue = JournalQueue(folder, group=group)
+        assert queue.scan() == 1
+        assert drain(queue) == [0]
+        queue.tend()
+        queue.close()
+
+    try:
+        as_user(storing, group, store)
+        as_user(sending, group, send)
+        as_user(storing, group, retry)
+        as_user(sending, group, send_again)
+        status = inspect.folder_status(folder)
+        assert (status.accepted, status.delivered, status.queued, status.dead) == (5, 5, 0, 0)
+        assert names(folder) == []
+    finally:
+        shutil.rmtree(root)
 
 
 # -- the count
