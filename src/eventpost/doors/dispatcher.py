@@ -296,6 +296,8 @@ class EventDispatcher:
     def _say_waiting(self, timeout_s: float) -> Callable[[], None]:
         def say() -> None:
             stats: QueueStats = self.queue.stats()
+            if not stats.queued + stats.in_flight:
+                return  # only the thread's end is waited for
             fate = "stay in the queue" if self.queue.durability != "memory" else "would be lost"
             text = (
                 f"eventpost: {stats.queued + stats.in_flight} events pending, "
