@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -643,6 +644,26 @@ def test_a_backlog_is_synced_too(folder: Path) -> None:
     clock.advance(2)
     queue.tend()
     assert synced == set(), "what is safe is not synced again"
+
+
+def test_a_large_backlog_is_synced_in_parts(folder: Path) -> None:
+    """The sender does not wait for all of it at once; a few rounds later everything is safe, and each file once."""
+    clock, disk = ManualClock(), HookedDisk()
+    queue = JournalQueue(folder, disk=disk, clock=clock, segment_bytes_max=1 << 18)
+    for n in range(6000):
+        queue.put([event(n, 1000)])
+    synced: list[int] = []
+    disk.hooks["datasync"] = lambda fd: synced.append(os.fstat(fd).st_ino)
+    rounds = [0]
+    while queue.tend() == 0:
+        rounds.append(len(synced))
+        assert len(rounds) < 20
+    assert len(rounds) > 2
+    assert max(after - before for before, after in pairwise(rounds)) <= 10
+    clock.advance(2)
+    while queue.tend() == 0:
+        pass
+    assert sorted(synced) == sorted({path.stat().st_ino for path in (folder / "segments").iterdir()})
 
 
 def test_flush_of_a_process_that_only_stores_syncs_sealed_segments(folder: Path) -> None:

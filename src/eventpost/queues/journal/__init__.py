@@ -27,8 +27,9 @@ scanner.lock           one process of the folder        it looks for what dead w
 totals.lock            who folds a segment              for the moment of the change; never waited for
 =====================  ===============================  =======================================================
 
-After taking a lock the name is looked at again: the file may have been unlinked in between.  A forked child closes
-what it inherited, without unlocking, and starts as a writer of its own.
+After taking a lock the name is looked at again: the file may have been unlinked in between.  What is unlinked because
+its holder is dead, is unlinked under its lock.  A forked child closes what it inherited, without unlocking, and starts
+as a writer of its own.  Observers are called once no lock is held.
 
 What a crash can leave, and what is made of it: half a frame at the end (cut: its put never returned); an event that was
 delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is both dead

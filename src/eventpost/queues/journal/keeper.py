@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Adopt = Literal["elected", "always", "never"]
 _ADOPTED_MAX: Final = 256
+_SYNC_FILES_MAX: Final = 8
 _WATCH_INTERVAL_S: Final = 0.02
 _DEAD_INTERVAL_S: Final = 60.0
 _ALIVE_CACHE_S: Final = 0.5
@@ -63,6 +64,7 @@ class Keeper:
         self._changed_ns = -1
         self._alive: dict[str, tuple[float, bool]] = {}
         self._left_alone: set[str] = set()
+        self._syncing: list[SegmentWriter] = []
         self._dead_seen: dict[str, tuple[int, dict[Outcome, int]]] = {}
 
     def tend(self) -> float | None:
@@ -71,12 +73,17 @@ class Keeper:
         if self.claims.done:
             self.claims.fold_done()
         nexts: list[float] = []
-        if not self.store.durable and self.sync_interval_s > 0 and self.store.has_unsynced():
-            if now >= self._sync_at:
+        if not self.store.durable and self.sync_interval_s > 0:
+            if now >= self._sync_at and not self._syncing:
+                self._syncing = self.store.unsynced()
                 self._sync_at = now + self.sync_interval_s
-                if not self.store.sync():
-                    self.emit(Trouble("journal", f"{self.folder.path} cannot be synced"))
-            nexts.append(self._sync_at)
+            some, self._syncing = self._syncing[:_SYNC_FILES_MAX], self._syncing[_SYNC_FILES_MAX:]
+            if some and not self.store.sync(some):
+                self.emit(Trouble("journal", f"{self.folder.path} cannot be synced"))
+            if self._syncing:  # the rest of a backlog at once, but after what else the sender has to do
+                nexts.append(now)
+            elif some or self.store.unsynced():
+                nexts.append(self._sync_at)
         if self.adopt != "never" or self.store.presence_fd >= 0:
             if now >= self._scan_at:
                 self._scan_at = now + self.scan_interval_s

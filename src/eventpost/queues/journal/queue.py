@@ -47,7 +47,7 @@ class JournalQueue:
             ``"never"``: this one does not.
         group: A group's name or number that shares the folder (folders 2770, files 0660); None: private to the user.
         allow_network_fs: Do not refuse a network file system.
-        disk: The object through which files are reached.
+        disk: The object through which files are reached; one for each queue, for it knows what a fork must close.
         clock: Time.
 
     Raises:

@@ -317,34 +317,36 @@ class Store:
                     self._unsynced.pop(path, None)
         self._unsynced[writer.path] = writer
 
-    def has_unsynced(self) -> bool:
-        """Tell whether a sync would make anything safer."""
-        return any(writer.sealed or writer.synced < writer.end for writer in list(self._unsynced.values()))
+    def unsynced(self) -> list[SegmentWriter]:
+        """Return, oldest first, what a sync would make safer; at ``fsync`` nothing is."""
+        return [one for one in list(self._unsynced.values()) if one.sealed or one.synced < one.end]
 
-    def sync(self) -> bool:
-        """Make all that is stored safe against power loss; False: the disk refused.  No put waits for it."""
+    def sync(self, some: Sequence[SegmentWriter] | None = None) -> bool:
+        """Make what is stored safe against power loss; False: the disk refused some of it, which is told once.
+
+        No put waits for it.  ``some``: these only, of what ``unsynced`` returned.
+        """
         if self.durable:
             with self.lock:
                 writers = [writer for level in self._levels for writer in level.values()]
             synced = [self._sync(writer) for writer in writers]
             return all(synced)
         disk, good, named = self.folder.disk, True, False
-        for writer in list(self._unsynced.values()):
+        for writer in self.unsynced() if some is None else some:
             sealed, end = writer.sealed, writer.end  # sealed first: what is appended later is not taken for synced
             named |= writer.synced == writer.header.records_at
             try:
                 if writer.synced < end:
+                    writer.synced = end  # whatever comes of it: a second sync would say that all is well
                     fd = disk.open(writer.path, write=False)
                     try:
                         disk.datasync(fd)
                     finally:
                         disk.close(fd)
-                    writer.synced = end
             except FileNotFoundError:
                 sealed = True  # settled and gone
             except OSError:
                 good = False
-                continue
             if sealed:
                 self._unsynced.pop(writer.path, None)
         if named:  # bytes first, then the names that make them part of the journal
