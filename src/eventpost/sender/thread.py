@@ -1,7 +1,7 @@
 """The sender's thread: the only place that waits, and the one that knows about processes, forks and their ends.
 
-*Start.*  The first event that is noticed starts the thread; a process that stores nothing has none.  It is an
-operating- system thread whatever is monkey-patched, and keeps no interpreter alive.
+*Start.*  The first event that is noticed starts the thread; a process that stores nothing has none.  It is a thread of
+the operating system whatever is monkey-patched, and keeps no interpreter alive.
 
 *Waking.*  A put must not cost a system call.  While the sender is busy ``quotas`` is None and a put does nothing.
 Before it sleeps, the sender makes known after how many arrivals, by lane, it wants to be woken, then looks once more

@@ -2,12 +2,11 @@
 
 Orders of writing, each with its reason:
 
-* A segment is made under a temporary name, allocated, given its header, synced if asked, then renamed in: a name
-that ends
-  in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.
+* A segment is made under a temporary name, allocated, given its header, synced if asked, then renamed in: a name that
+  ends in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.
 * Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the
-store,
-  so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not yet".
+  store, so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not
+  yet".
 * Outcome bytes are stored after the fact they tell (an answer that came, a dead letter that is on the disk): a crash in
   between repeats an event, the other order would lose one.
 * Sealing stores the count and the end, then lets the mapping go, then cuts the file.
