@@ -76,6 +76,39 @@ def test_send_until_empty_delivers_what_others_stored(tmp_path, collector):
     assert (status["accepted"], status["delivered"], status["queued"], status["closes"]) == (3, 3, 0, True)
 
 
+def test_until_empty_goes_on_until_more_segments_than_it_opens_at_once_are_empty(tmp_path, collector):
+    """Three hundred dead writers left one segment each; a sender opens 256 at once, and ends when all are delivered."""
+    store(tmp_path / "j", collector.url, "first")
+    (segment,) = (tmp_path / "j" / "segments").glob("*.seg")
+    stem, data = segment.name.split("-"), segment.read_bytes()
+    for number in range(300):  # the same bytes under the names of writers that are gone
+        copy = segment.with_name(f"{stem[0]}-{number:012x}-{stem[2]}")
+        copy.write_bytes(data)
+    done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 60, timeout_s=90)
+    assert done.returncode == 0, done.stderr
+    assert collector.uuids == {"first": 301}
+    status = json.loads(eventpost("status", "--journal", tmp_path / "j", "--json").stdout)
+    assert (status["delivered"], status["queued"], status["closes"]) == (301, 0, True)
+
+
+def test_a_folder_is_not_empty_while_a_segment_waits_to_be_adopted(tmp_path, collector):
+    """What could be adopted and was not yet is counted; what a living sender holds, or sends itself, is not."""
+    store(tmp_path / "j", collector.url, "a")
+    looking = JournalQueue(tmp_path / "j", adopt="always")
+    assert looking.left_to_adopt() == 1
+    holding = JournalQueue(tmp_path / "j", adopt="always")
+    assert holding.scan() == 1
+    assert looking.left_to_adopt() == 0
+    assert holding.left_to_adopt() == 0
+    holding.close()
+    assert looking.left_to_adopt() == 1
+    sending = EventDispatcher(JournalQueue(tmp_path / "j", adopt="never"), endpoint="http://127.0.0.1:9/none")
+    assert sending.dispatch_event(log_event("b"))
+    assert looking.left_to_adopt() == 1
+    sending.close(timeout_s=0)
+    looking.close()
+
+
 def test_send_sends_elsewhere_if_told_so(tmp_path, collector):
     """``--endpoint`` overrides what was stored with the events, and changes no byte of them."""
     store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "a")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from eventpost import __version__
 from eventpost.transports.build import build_http_transport
 from eventpost.transports.curl import CurlTransport
-from eventpost.transports.outgoing import user_agent
+from eventpost.transports.outgoing import USER_AGENT
 from eventpost.transports.pool import PoolTransport
 
 
@@ -42,4 +43,4 @@ def test_arguments_are_handed_on(tmp_path: Path) -> None:
 
 def test_user_agent() -> None:
     """We say who we are."""
-    assert user_agent().startswith("eventpost/")
+    assert f"eventpost/{__version__}" == USER_AGENT

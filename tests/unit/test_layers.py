@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src" / "eventpost"
-GROUND = ("event", "errors", "clock", "primitives", "sender.primitives")  # what anybody may stand on
+GROUND = ("__version__", "event", "errors", "clock", "primitives", "sender.primitives")  # what anybody may stand on
 PROTOCOLS = ("queues.protocol", "transports.protocol", "watch.signals")
 PURE = ("sender.batch", "sender.retry", "sender.breaker")
 IMPURE_MODULES = {"time", "threading", "_thread", "random", "logging", "socket", "os", "asyncio", "select", "selectors"}

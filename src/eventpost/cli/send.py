@@ -26,7 +26,7 @@ from . import show
 
 LOOK_S: Final = 0.05
 EMPTY_FOR_S: Final = 0.3
-"""How long nothing must be waiting before a folder counts as empty: fifteen looks of the journal's keeper."""
+"""How long nothing must be waiting before the folder is looked through once more, and then counts as empty."""
 CLOSE_TIMEOUT_S: Final = 10.0
 
 
@@ -95,7 +95,9 @@ def run_send(
                 empty_since = None
             elif empty_since is None:
                 empty_since = now
-            emptied = empty_since is not None and now - empty_since >= EMPTY_FOR_S
+            emptied = False
+            if until_empty and empty_since is not None and now - empty_since >= EMPTY_FOR_S:
+                emptied = not queue.left_to_adopt()
             if (until_empty and emptied) or (deadline is not None and now >= deadline):
                 break
     left = CLOSE_TIMEOUT_S if deadline is None or stop.is_set() else max(0.0, deadline - time.monotonic())

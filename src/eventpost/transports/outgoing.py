@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from .. import __version__
 from ..event import Envelope
 
 FRAMING: Final = frozenset(
@@ -26,21 +26,13 @@ FRAMING: Final = frozenset(
         "upgrade",
     }
 )
+USER_AGENT: Final = f"eventpost/{__version__}"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _UNFIT: Final = re.compile(r"[\r\n\0]")
 
 
 class UnfitRequestError(ValueError):
     """This envelope cannot be written as an HTTP request; the message names the part, never a header's value."""
-
-
-@lru_cache(maxsize=1)
-def user_agent() -> str:
-    """Return ``eventpost/<version>``."""
-    try:
-        return f"eventpost/{version('eventpost')}"
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "eventpost"
 
 
 @lru_cache(maxsize=1024)
@@ -63,7 +55,7 @@ def outgoing_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, s
         named = named or lower == "user-agent"
         kept.append((name, value.strip(" \t")))
     if not named:
-        kept.append(("User-Agent", user_agent()))
+        kept.append(("User-Agent", USER_AGENT))
     return tuple(kept)
 
 

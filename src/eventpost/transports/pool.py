@@ -11,6 +11,7 @@ credit the next request on the connection with the answer to this one.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - a lookup imports it, on its thread: forked then, a child would wait for it for ever
 import http.client
 import os
 import socket

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Adopt = Literal["elected", "always", "never"]
 _ADOPTED_MAX: Final = 256
 _SYNC_FILES_MAX: Final = 8
-_WATCH_INTERVAL_S: Final = 0.02
+_WATCH_INTERVAL_S: Final = 0.01
 _DEAD_INTERVAL_S: Final = 60.0
 _ALIVE_CACHE_S: Final = 0.5
 
@@ -138,20 +138,13 @@ class Keeper:
             if self.adopt == "never" or self.claims.closed or not self._elect():
                 return 0
             self._changed_ns = self.folder.disk.changed_ns(self.folder.segments)
-            folded = set(self.folder.totals()["folded"])
-            known = {cursor.name for cursor in self.claims.open}
             names = self.folder.segment_names(self.folder.segments)
             self._forget_what_is_gone(names)
-            for name in names:
+            for name in self._not_ours(names):
                 if len(self.claims.open) >= _ADOPTED_MAX:
                     break
-                writer = writer_of(name)
-                if writer == self.store.writer_name or name in known or name in folded or name in self._left_alone:
-                    continue
-                if name in self.claims.finished and self.is_alive(writer):
-                    continue
                 try:
-                    adopted += self._adopt(name, writer)
+                    adopted += self._adopt(name, writer_of(name))
                 except OSError as error:  # one file that can't be had must not stop the others
                     self.emit(Trouble("journal", f"{self.folder.segments}/{name} cannot be adopted: {error.strerror}"))
             self.folder.sweep()
@@ -160,6 +153,42 @@ class Keeper:
         if self.claims.closed:
             self.leave()  # closed meanwhile, on another thread
         return adopted
+
+    def _not_ours(self, names: list[str]) -> list[str]:
+        """Return those of the segments that this process neither wrote nor holds nor has done with."""
+        with self.claims.lock:
+            known = {cursor.name for cursor in self.claims.open} | set(self.folder.totals()["folded"])
+            finished = self.claims.finished.copy()
+        return [
+            name for name in names
+            if writer_of(name) != self.store.writer_name and name not in known and name not in self._left_alone
+            and not (name in finished and self.is_alive(writer_of(name)))
+        ]  # fmt: skip
+
+    def left_to_adopt(self) -> int:
+        """Return how many segments could be adopted this moment and were not yet.  From any thread.
+
+        There may be more than one process opens at once, and a look may be late.
+        """
+        disk, left = self.folder.disk, 0
+        for name in self._not_ours(self.folder.segment_names(self.folder.segments)):
+            path = f"{self.folder.segments}/{name}"
+            try:
+                found = self.folder.read_outcomes(path)
+                if found is None or (found[0].sender and self.folder.is_alive(writer_of(name))):
+                    continue
+                if found[0].sealed_events is not None and sum(found[1].values()) >= found[0].sealed_events:
+                    continue
+                fd = disk.open(path)
+            except (OSError, ValueError):
+                continue  # gone, of a newer format, or damaged: a look deals with it
+            try:
+                left += disk.lock(fd) and disk.still_named(fd, path)
+            except OSError:
+                continue
+            finally:
+                disk.close(fd)
+        return left
 
     def _forget_what_is_gone(self, names: list[str]) -> None:
         there = set(names)

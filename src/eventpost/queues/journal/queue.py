@@ -232,6 +232,10 @@ class JournalQueue:
         self._say()
         return adopted
 
+    def left_to_adopt(self) -> int:
+        """Return how many segments of others this process could adopt now and has not: it opens 256 at once."""
+        return self._keeper.left_to_adopt()
+
     def sync(self, timeout_s: float) -> bool:  # noqa: ARG002 - a sync can't be interrupted; the kernel's own limits apply
         """See Queue.sync."""
         return self._store.sync()

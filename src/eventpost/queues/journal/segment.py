@@ -246,6 +246,8 @@ class Cursor:
     ) -> int:
         """Append leases to ``out``, return the bytes handed out; ``ended`` is set when nothing can follow."""
         left, most, taken = events_max, self.header.events_max, 0
+        if self.writer is None and self.alive is not None and not self.has_more() and self.alive():
+            return 0  # looked at a hundred times a second: a window of nothing is not worth reading
         while left > 0 and taken < bytes_max:
             data, at = self._window()
             begin, stop = at, len(data) - FRAME_HEAD_BYTES
@@ -321,7 +323,7 @@ class Cursor:
             self.writer = None
             return True
         if self.end is None:
-            seal = fmt.decode_seal(self.disk.read(self.fd, fmt.SEAL_BYTES, fmt.SEAL_AT))
+            seal = self._seal()
             if seal is not None:
                 self._end_at(*seal)
             elif self.alive is not None and self.alive():
@@ -333,6 +335,10 @@ class Cursor:
             return True
         self._finish()
         return False
+
+    def _seal(self) -> tuple[int, int] | None:
+        """Return how another process has ended its segment, if it has: the header is mapped, and so its seal."""
+        return None if self.map is None else fmt.decode_seal(self.map[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES])
 
     def _end_at(self, events: int, end: int) -> None:
         self.header = self.header._replace(sealed_events=events, sealed_end=end)
@@ -435,8 +441,7 @@ class Cursor:
         if self.ended or self.end is not None:
             return not self.ended
         length_at = self.at + fmt.FRAME_HEAD_BYTES - fmt.FRAME_BODY.size
-        seal = self.disk.read(self.fd, fmt.SEAL_BYTES, fmt.SEAL_AT)
-        return any(self.disk.read(self.fd, 4, length_at)) or fmt.decode_seal(seal) is not None
+        return any(self.disk.read(self.fd, 4, length_at)) or self._seal() is not None
 
     @property
     def is_done(self) -> bool:
