@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,54 @@ def test_a_put_at_exit_is_delivered(collector: Collector) -> None:
     """
     run(code, collector.url)
     assert set(collector.uuids) == expected("late", 20)
+
+
+def test_after_the_exit_handlers_a_put_is_refused_or_stored(collector: Collector, tmp_path: Path) -> None:
+    """What nobody would send any more is refused as closed; a journal keeps it for others; no thread starts."""
+    code = """
+        import atexit, os, sys
+        def late():
+            for name, dispatcher in (("made late", EventDispatcher()), ("used late", early),
+                                     ("stored late", EventDispatcher(JournalQueue(ARGS[0])))):
+                said(name, dispatcher)
+        atexit.register(late)  # before the import below: so it runs after what that registers
+    """
+    body = """
+        from eventpost import JournalQueue
+        def said(name, dispatcher, event=event, print=print, dict=dict, range=range, len=len, listdir=os.listdir):
+            answers = {dispatcher.dispatch_event(event(name)) for _ in range(3)}
+            report = dispatcher.stats()
+            threads = len(listdir("/proc/self/task"))
+            print(name, answers, report.accepted, report.pending, dict(report.refused), threads, flush=True)
+        early = EventDispatcher()
+        class Last:
+            def __del__(self, said=said, early=early, EventDispatcher=EventDispatcher):
+                said("used last", early)
+                said("made last", EventDispatcher())
+        last = Last()
+    """
+    script = textwrap.dedent(code) + PRELUDE + textwrap.dedent(body)
+    command = [sys.executable, "-c", script, collector.url, str(tmp_path / "journal")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    refused = "{False} 0 0 {'closed': 3} 1"
+    assert done.stdout.splitlines() == [
+        f"made late {refused}",
+        f"used late {refused}",
+        "stored late {True} 3 3 {} 1",
+        f"used last {refused.replace('3', '6')}",
+        f"made last {refused}",
+    ], done.stderr
+    assert not collector.uuids
+    adopting = """
+        from eventpost import JournalQueue
+        d = EventDispatcher(JournalQueue(ARGS[0], adopt="always"))
+        d.start()
+        until = time.monotonic() + 10
+        while d.stats().delivered < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+    """
+    run(adopting, collector.url, str(tmp_path / "journal"))
+    assert dict(collector.uuids) == {"stored late": 3}
 
 
 def test_an_unused_dispatcher_costs_no_thread_and_no_time(collector: Collector) -> None:

@@ -120,8 +120,6 @@ class EventDispatcher:
         self._sends = settings.setting("sender", sender) == "thread"
         if not self._sends and self.queue.durability == "memory":
             raise ValueError("sender='none' needs a queue that another process can read: a JournalQueue, not memory")
-        if hasattr(self.queue, "sends"):
-            self.queue.sends = self._sends
         if hasattr(self.queue, "emit"):
             self.queue.emit = self._emit
         self._sender = Sender(
@@ -137,12 +135,18 @@ class EventDispatcher:
         self._thread = SenderThread(
             self._sender, self.queue, transport, clock=self._clock, emit=self._emit, on_start=self._keep_alive
         )
-        self._put = self.queue.put
-        self._notice = self._thread.notice if self._sends else _nobody_to_notice
         self._start_from_zero()
         self._closed = False
+        self._closed_because = "the dispatcher is closed"
         self._last_report: Report | None = None
-        lifetime.register(self)
+        if not lifetime.register(self):  # this process's exit handlers have run: nobody would wait for its sending
+            self._sends = False
+            if self.queue.durability == "memory":
+                self._closed, self._closed_because = True, "the process ends: nothing would send this any more"
+        if hasattr(self.queue, "sends"):
+            self.queue.sends = self._sends
+        self._put = self.queue.put
+        self._notice = self._thread.notice if self._sends else _nobody_to_notice
 
     def _start_from_zero(self) -> None:
         self._refused = Tally()
@@ -159,7 +163,7 @@ class EventDispatcher:
         because the SDK's own protocol says None, and a type checker would refuse it in the client's constructor.
         """
         if self._closed:
-            return self.refuse("closed", "the dispatcher is closed")
+            return self.refuse("closed", self._closed_because)
         try:
             ready = log_event_to_event(event, endpoint=self.endpoint, merge=self.merge_log_events)
         except EventpostError as error:
@@ -174,7 +178,7 @@ class EventDispatcher:
         """Put an encoded event into the queue; the face for our other doors.  ``urgent``: it waits for no company."""
         url = event.envelope.url
         if self._closed:
-            return self.refuse("closed", "the dispatcher is closed")
+            return self.refuse("closed", self._closed_because)
         if url not in self._safe_urls and not self._may_send(url):
             return False
         if len(event.payload) > settings.ENDPOINT_BODY_BYTES_MAX:

@@ -4,6 +4,9 @@ The end closes every dispatcher: by ``atexit`` (registered when this module is i
 application registers later), and in multiprocessing's children, which leave by ``os._exit``, by its finalizers.  A
 dispatcher that has taken an event is kept alive until it is closed; others may be collected at any time.
 
+One that is made after that (by an exit handler that was registered before ours, by a ``__del__``) is not waited for by
+anybody: it is told so, starts no thread, and says yes only to what its queue keeps without this process.
+
 A fork starts every dispatcher of the child from zero.
 """
 
@@ -35,13 +38,15 @@ class Mortal(Protocol):
         ...
 
 
-_all: weakref.WeakSet[Mortal] = weakref.WeakSet()
+_all: set[weakref.ref[Mortal]] = set()  # no WeakSet: other threads may add to this while it is listed
 _kept_alive: set[Mortal] = set()
+_over = False
 
 
-def register(mortal: Mortal) -> None:
-    """Let it know of forks, and of the end of the process if it still lives then."""
-    _all.add(mortal)
+def register(mortal: Mortal) -> bool:
+    """Let it know of forks, and of the end of the process if it still lives then; False: that end has come already."""
+    _all.add(weakref.ref(mortal, _all.discard))
+    return not _over  # read after the line above: close_all sets it, and then looks who is there
 
 
 def keep_alive(mortal: Mortal) -> None:
@@ -57,9 +62,11 @@ def let_go(mortal: Mortal) -> None:
 
 def close_all() -> None:
     """Close all of this process; together they take about as long as the slowest may."""
+    global _over  # noqa: PLW0603 - a fact about the process
+    _over = True
     clock = SystemClock()
     began = clock.monotonic()
-    for mortal in list(_all):
+    for mortal in _living():
         left_s = max(0.0, mortal.close_timeout_s - (clock.monotonic() - began))
         try:
             mortal.close_at_exit(left_s)
@@ -67,9 +74,13 @@ def close_all() -> None:
             _log.exception("eventpost: a dispatcher could not be closed")
 
 
+def _living() -> list[Mortal]:
+    return [mortal for known in list(_all) if (mortal := known()) is not None]
+
+
 def _after_fork_in_child() -> None:
     _kept_alive.clear()
-    for mortal in list(_all):
+    for mortal in _living():
         try:
             mortal.after_fork_in_child()
         except Exception:  # noqa: BLE001 - logged; the child must go on
