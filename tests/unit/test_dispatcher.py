@@ -2,8 +2,10 @@
 
 import inspect
 import logging
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -411,6 +413,37 @@ def test_repr_shows_the_sum_and_no_payload(dispatcher: EventDispatcher) -> None:
     dispatcher.flush(5)
     assert repr(dispatcher).startswith("EventDispatcher(accepted 1, delivered 1, queued 0")
     assert "secret" not in repr(dispatcher)
+
+
+class Round(list[Any]):
+    """What one wait returned; unlike a list it can be referred to weakly."""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="up to Python 3.10 a caller keeps what it has passed on")
+def test_the_bodies_of_a_round_are_gone_before_the_next_ones_are_claimed() -> None:
+    """Else a backlog is drained with twice the memory that ``in_flight_bytes_max`` says."""
+    alive_at_start: list[bool] = []
+
+    class Noting(BlockingTransport):
+        last: Any = staticmethod(lambda: None)
+
+        def start(self, request: Request) -> None:
+            alive_at_start.append(self.last() is not None)
+            super().start(request)
+
+        def wait(self, timeout_s: float) -> Any:
+            answers = super().wait(timeout_s)
+            if not answers:
+                return answers
+            completions = Round(answers)
+            self.last = weakref.ref(completions)
+            return completions
+
+    with EventDispatcher(transport=Noting(), in_flight_max=1) as dispatcher:
+        for _ in range(20):
+            dispatcher.dispatch_event(log_event())
+        assert dispatcher.flush(5).delivered == 20
+    assert alive_at_start == [False] * 20
 
 
 def test_the_sender_is_woken_only_when_it_has_to_be() -> None:

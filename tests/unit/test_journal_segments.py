@@ -466,3 +466,14 @@ def test_planted_links_are_not_followed(tmp_path: Path) -> None:
     queue.put([event(1)])
     drain(queue)
     assert target.read_bytes() == b"precious"
+
+
+def test_telling_the_oldest_ages_reads_no_windows(tmp_path: Path) -> None:
+    """A backlog of many segments costs memory for the one that is being read, and not for each that ``stats`` asks."""
+    left_by_a_dead_writer(tmp_path, 50)
+    queue, _ = adopt(tmp_path)
+    assert queue.stats().oldest_age_s is not None
+    cursors = queue._claims.open
+    assert cursors
+    assert not any(cursor.buffer for cursor in cursors)
+    queue.close()

@@ -92,12 +92,8 @@ class Sender:
     def step(self, completions: Sequence[Completion]) -> float:
         """Do all that can be done now; return the seconds until there is something to do without being told."""
         now = self._clock.monotonic()
-        for completion in completions:
-            try:
-                self._complete(completion, now)
-            except Exception as error:  # noqa: BLE001 - one answer's surprise must not cost the others
-                self._emit(Trouble("an answer could not be dealt with", f"{type(error).__name__}: {error}"))
-                self._salvage(completion.request.token)
+        self._judge(completions, now)
+        del completions  # else their bodies and leases would live on beside those that are claimed next
         self._settlement.settle(now)
         if now >= self._tend_at:
             self._tend(now)
@@ -107,6 +103,14 @@ class Sender:
         if self._flushes:
             self._check_flushes()
         return self._timeout_s(now)
+
+    def _judge(self, completions: Sequence[Completion], now: float) -> None:
+        for completion in completions:
+            try:
+                self._complete(completion, now)
+            except Exception as error:  # noqa: BLE001 - one answer's surprise must not cost the others
+                self._emit(Trouble("an answer could not be dealt with", f"{type(error).__name__}: {error}"))
+                self._salvage(completion.request.token)
 
     def _send(self, now: float) -> None:
         for url in self._queue.lanes():

@@ -23,12 +23,12 @@ Python 3.12), the closing thread drives the sender itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..clock import Clock
 from ..queues.protocol import Queue
-from ..transports.protocol import Transport
+from ..transports.protocol import Completion, Transport
 from ..watch.signals import Signal, Trouble
 from .loop import IDLE_S, Sender
 from .primitives import Event, Lock, get_ident, pause, start_new_thread
@@ -148,9 +148,7 @@ class SenderThread:
         looked = False
         while not self._stopping:
             try:
-                completions = self._transport.wait(timeout_s)
-                self._quotas = None
-                timeout_s = min(self.sender.step(completions), IDLE_S)
+                timeout_s = min(self.sender.step(self._wait(timeout_s)), IDLE_S)
                 quotas = self.sender.quotas()
                 self._quotas = quotas
                 if timeout_s > 0 and self.sender.arrived(quotas):
@@ -164,6 +162,11 @@ class SenderThread:
                 self._emit(Trouble("the sender failed, and goes on", type(error).__name__))
                 timeout_s = AFTER_ERROR_S
                 self._quotas = {}
+
+    def _wait(self, timeout_s: float) -> Sequence[Completion]:
+        completions = self._transport.wait(timeout_s)
+        self._quotas = None
+        return completions
 
     def _finish(self) -> None:
         """Settle what has come back, give back the rest, let go of the transport."""

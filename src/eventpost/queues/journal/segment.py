@@ -433,8 +433,7 @@ class Cursor:
         """Return when the next event to be read was put, in seconds since the epoch; None: none is known."""
         if not self.unread() and not (self.adopted and self.has_more()):
             return None
-        data, at = self._window()
-        return fmt.frame_at_s(data, at)
+        return fmt.frame_at_s(self._fetch(FRAME_HEAD_BYTES), 0)  # no window: a backlog has hundreds of cursors
 
     def has_more(self) -> bool:
         """Tell whether another process has appended something that was not read yet, or has ended its segment."""
