@@ -181,7 +181,11 @@ def _test_runner() -> str | None:
 
 
 def test_run_may_begin() -> bool:
-    """Return whether :func:`test_run` may say something else later: while a test runner is loaded, it may."""
+    """Return whether :func:`test_run` may say something else later: while a test runner is loaded, it may.
+
+    Elsewhere a dispatcher remembers the answer for each URL: a variable that is set later comes too late for it, since
+    a look into the environment (1 to 4 us) at every event would cost as much as the put.
+    """
     return "_pytest" in sys.modules
 
 
