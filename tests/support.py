@@ -1,9 +1,15 @@
 """Helpers that more than one test file uses."""
 
+from __future__ import annotations
+
 import os
-from typing import NoReturn
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+
+if TYPE_CHECKING:
+    from eventpost.transports.curl import CurlTransport
 
 
 def missing(what: str) -> NoReturn:
@@ -11,3 +17,12 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
     pytest.skip(f"needs {what}")
+
+
+def curl_transport(**options: Any) -> CurlTransport:
+    """Return a new CurlTransport; where its package is not installed the test is skipped."""
+    if find_spec("pycurl") is None:
+        missing("pycurl (the extra curl)")
+    from eventpost.transports.curl import CurlTransport
+
+    return CurlTransport(**options)

@@ -6,10 +6,10 @@ import urllib.request
 from typing import Any
 
 from eventpost.testing.transport_contract import HttpTransportContract, TransportContract
-from eventpost.transports.curl import CurlTransport
 from eventpost.transports.custom import CustomTransport
 from eventpost.transports.pool import PoolTransport
 from eventpost.transports.protocol import Transport
+from support import curl_transport
 
 
 class TestCurl(HttpTransportContract):
@@ -17,7 +17,7 @@ class TestCurl(HttpTransportContract):
 
     def make_transport(self) -> Transport:
         """Return a new one."""
-        return CurlTransport()
+        return curl_transport()
 
 
 class TestPool(HttpTransportContract):

@@ -20,10 +20,10 @@ from tests.support import missing
 
 from eventpost.testing import Collector, Reply
 from eventpost.testing.transport_contract import collect, free_port, kind, outcome_of, request_to, status_of
-from eventpost.transports.curl import CurlTransport
 from eventpost.transports.pool import PoolTransport
+from support import curl_transport
 
-BOTH = pytest.mark.parametrize("make", [CurlTransport, PoolTransport])
+BOTH = pytest.mark.parametrize("make", [curl_transport, PoolTransport])
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -260,7 +260,8 @@ def test_a_resolver_that_is_a_black_hole(make: Any, end: str, tmp_path: Path) ->
     if unshare is None or subprocess.run([unshare, "-m", "true"], capture_output=True, check=False).returncode:
         missing("the right to make a mount namespace (root)")
     script = tmp_path / "script.py"
-    script.write_text(BLACK_HOLE.format(module=make.__module__.rpartition(".")[2], name=make.__name__))
+    kind = type(make())
+    script.write_text(BLACK_HOLE.format(module=kind.__module__.rpartition(".")[2], name=kind.__name__))
     inner = f"mount --bind {resolv} /etc/resolv.conf && exec {sys.executable} {script} {end}"
     begun = time.monotonic()
     done = subprocess.run([unshare, "-m", "sh", "-c", inner], capture_output=True, text=True, timeout=30, check=False)
@@ -285,7 +286,8 @@ transport.wait(0.2)
 @BOTH
 def test_a_process_that_just_ends(make: Any) -> None:
     """A process that ends with requests under way, and closes nothing, ends at once and without a word."""
-    script = LEAVING.format(module=make.__module__.rpartition(".")[2], name=make.__name__)
+    kind = type(make())
+    script = LEAVING.format(module=kind.__module__.rpartition(".")[2], name=kind.__name__)
     with Collector(lambda _: Reply(hang=True)) as collector:
         begun = time.monotonic()
         command = [sys.executable, "-X", "dev", "-c", script, collector.url]
@@ -333,7 +335,7 @@ def test_curl_with_many_files_open(collector: Collector) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
     filler = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     try:
-        transport = CurlTransport()
+        transport = curl_transport()
         collector.answer = lambda _: Reply(204, delay_s=0.05)
         begun = time.monotonic()
         for n in range(10):
@@ -351,7 +353,7 @@ def test_curl_with_many_files_open(collector: Collector) -> None:
 
 def test_curl_keeps_no_bodies(collector: Collector) -> None:
     """An idle connection's handle does not hold the large body that it sent last."""
-    transport = CurlTransport()
+    transport = curl_transport()
     body = b"x" * 1_000_000
     before = sys.getrefcount(body)
     assert status_of(outcome_of(transport, request_to(collector.url, body=body))) == 204

@@ -19,12 +19,12 @@ from tests.support import missing
 
 from eventpost.testing import Collector, Reply
 from eventpost.testing.transport_contract import OneShotServer, free_port, kind, outcome_of, request_to, status_of
-from eventpost.transports.curl import CurlTransport
 from eventpost.transports.pool import PoolTransport
 from eventpost.transports.protocol import TransportError
 from eventpost.transports.tls import CA_VARIABLES, find_authorities
+from support import curl_transport
 
-BOTH = pytest.mark.parametrize("make", [CurlTransport, PoolTransport])
+BOTH = pytest.mark.parametrize("make", [curl_transport, PoolTransport])
 
 
 @dataclass
@@ -188,7 +188,7 @@ def test_client_certificate_demanded(make: Any, papers: Papers) -> None:
         transport.close(0)
     for outcome in outcomes:
         assert isinstance(outcome, TransportError)
-        if make is CurlTransport or outcome.kind == "tls":
+        if make is curl_transport or outcome.kind == "tls":
             assert outcome.kind == "tls"
             assert "client_cert" in outcome.message
         else:
@@ -294,7 +294,8 @@ def test_a_child_that_ends_leaves_its_parents_connection_alone(
 ) -> None:
     """The parent's kept connection lives on after a child forked, used the transport and ended normally."""
     secure.answer = lambda request: Reply(204, delay_s=0.4 if request.path.endswith("?slow") else 0.0)
-    script = FORKING.format(module=make.__module__.rpartition(".")[2], name=make.__name__)
+    kind = type(make())
+    script = FORKING.format(module=kind.__module__.rpartition(".")[2], name=kind.__name__)
     command = [sys.executable, "-c", script, secure.url, papers.bundle, state, end]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from eventpost.testing import Collector, Reply
+from support import curl_transport
 
 SCRIPT = """
 import sys, threading, time, logging
@@ -40,7 +41,7 @@ print(sorted(set(seen)))
 def test_the_sender_imports_nothing_on_its_threads(tmp_path, transport):
     """Through deliveries, a 503 with Retry-After, resets, a refusal and its dead letter, with both transports."""
     if transport == "curl":
-        pytest.importorskip("pycurl")
+        curl_transport().close()
     replies = [
         Reply(503, retry_after_date_s=-10),
         Reply(503, retry_after=0),
