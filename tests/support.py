@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from eventpost.event import Envelope, Event
+from eventpost.queues.journal import Disk
+from eventpost.queues.protocol import Queue, QueueStats
+
 if TYPE_CHECKING:
     from eventpost.transports.curl import CurlTransport
+
+URL = "http://127.0.0.1:9/v1/events"
+ENVELOPE = Envelope(URL, shared=True, prefix=b'{"visitors":[', suffix=b"]}")
+ALL = 1 << 30
 
 
 def missing(what: str) -> NoReturn:
@@ -26,3 +35,50 @@ def curl_transport(**options: Any) -> CurlTransport:
     from eventpost.transports.curl import CurlTransport
 
     return CurlTransport(**options)
+
+
+def event(number: int, size: int = 40, url: str = URL) -> Event:
+    """One event whose payload tells its number."""
+    return Event(ENVELOPE._replace(url=url), b'{"n":%d,"pad":"%s"}' % (number, b"x" * size))
+
+
+def number_of(payload: bytes) -> int:
+    """Return the number in a payload of ``event``."""
+    return int(payload[5 : payload.index(b",")])
+
+
+def closes(stats: QueueStats) -> bool:
+    """Tell whether the sum holds."""
+    return stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + sum(stats.dropped.values())
+
+
+def drain(queue: Queue, lane: str = URL) -> list[int]:
+    """Claim and ack everything, the sum closing at each step; the numbers in order."""
+    numbers = []
+    while leases := queue.claim(lane, 100, ALL):
+        numbers += [number_of(lease.event.payload) for lease in leases]
+        queue.ack(leases)
+        assert closes(queue.stats())
+    queue.tend()
+    return numbers
+
+
+class HookedDisk(Disk):
+    """A disk that calls ``hooks[method]`` with the method's arguments before doing it."""
+
+    def __init__(self, *, mapped: bool | None = None) -> None:
+        super().__init__(mapped=mapped)
+        self.hooks: dict[str, Callable[..., None]] = {}
+
+    def __getattribute__(self, name: str) -> Any:
+        """Return a method with its hook in front."""
+        found = super().__getattribute__(name)
+        hook = None if name.startswith("_") or name == "hooks" else self.hooks.get(name)
+        if hook is None:
+            return found
+
+        def hooked(*arguments: Any, **keywords: Any) -> Any:
+            hook(*arguments, **keywords)
+            return found(*arguments, **keywords)
+
+        return hooked

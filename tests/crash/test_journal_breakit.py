@@ -21,44 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import ALL, ENVELOPE, URL, HookedDisk, closes, drain, event, number_of
 
+from eventpost import EventDispatcher
 from eventpost.errors import QueueFull, QueueUnavailable
-from eventpost.event import Envelope, Event
+from eventpost.event import Event
 from eventpost.queues.journal import Disk, JournalQueue, inspect
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.disk import Map
 from eventpost.queues.journal.folder import Folder
 from eventpost.queues.protocol import Answer, QueueStats
 from eventpost.testing.clock import ManualClock
+from eventpost.testing.transports import RecordingTransport
 from eventpost.watch.signals import Signal
-
-URL = "http://127.0.0.1:9/v1/events"
-ENVELOPE = Envelope(URL, shared=True, prefix=b'{"visitors":[', suffix=b"]}")
-ALL = 1 << 30
-
-
-def event(number: int, size: int = 40, url: str = URL) -> Event:
-    """One event whose payload tells its number."""
-    return Event(ENVELOPE._replace(url=url), b'{"n":%d,"pad":"%s"}' % (number, b"x" * size))
-
-
-def number_of(payload: bytes) -> int:
-    """Return the number in a payload of ``event``."""
-    return int(payload[5 : payload.index(b",")])
-
-
-def closes(stats: QueueStats) -> bool:
-    """Tell whether the sum holds."""
-    return stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + sum(stats.dropped.values())
-
-
-def drain(queue: JournalQueue, lane: str = URL) -> list[int]:
-    """Claim and ack everything; the numbers in order."""
-    numbers = []
-    while leases := queue.claim(lane, 100, ALL):
-        numbers += [number_of(lease.event.payload) for lease in leases]
-        queue.ack(leases)
-    return numbers
 
 
 def names(folder: Path, part: str = "segments") -> list[str]:
@@ -82,27 +57,6 @@ def dead_after(folder: Path, work: Callable[[JournalQueue], None], **options: An
 def folder(tmp_path: Path) -> Path:
     """Return where a journal may be made."""
     return tmp_path / "j"
-
-
-class HookedDisk(Disk):
-    """A disk that calls ``hooks[method]`` with the method's arguments before doing it."""
-
-    def __init__(self, *, mapped: bool | None = None) -> None:
-        super().__init__(mapped=mapped)
-        self.hooks: dict[str, Callable[..., None]] = {}
-
-    def __getattribute__(self, name: str) -> Any:
-        """Return a method with its hook in front."""
-        found = super().__getattribute__(name)
-        hook = None if name.startswith("_") or name == "hooks" else self.hooks.get(name)
-        if hook is None:
-            return found
-
-        def hooked(*arguments: Any, **keywords: Any) -> Any:
-            hook(*arguments, **keywords)
-            return found(*arguments, **keywords)
-
-        return hooked
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -868,11 +822,12 @@ def test_an_observer_is_called_under_no_lock(folder: Path) -> None:
         thread.join(0.4)
         free.append((type(signal).__name__, not thread.is_alive()))
 
-    queue.emit = observer
+    dispatcher = EventDispatcher(queue, transport=RecordingTransport(), observers=[observer])
     queue.scan()
     assert len(drain(queue)) == 19
     for n in range(3000):
         queue.put([event(n, 500)])
+    dispatcher.close()
     assert {name for name, _ in free} >= {"Adopted", "Damaged", "Dropped"}
     assert all(ok for _, ok in free), free
 

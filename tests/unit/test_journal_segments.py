@@ -12,43 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support import URL, closes, drain, event
 
 from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
-from eventpost.event import Envelope, Event
 from eventpost.queues.journal import Disk, JournalQueue
 from eventpost.queues.journal import format as fmt
-from eventpost.queues.protocol import QueueStats
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Damaged, Signal, Trouble
-
-URL = "http://127.0.0.1:9/v1/events"
-ENVELOPE = Envelope(URL, shared=True, prefix=b'{"visitors":[', suffix=b"]}")
-
-
-def event(number: int, size: int = 40, url: str = URL) -> Event:
-    """One event whose payload tells its number."""
-    return Event(ENVELOPE._replace(url=url), b'{"n":%d,"pad":"%s"}' % (number, b"x" * size))
-
-
-def number_of(payload: bytes) -> int:
-    """Return the number in a payload of ``event``."""
-    return int(payload[5 : payload.index(b",")])
-
-
-def closes(stats: QueueStats) -> bool:
-    """Tell whether the sum holds."""
-    return stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + sum(stats.dropped.values())
-
-
-def drain(queue: JournalQueue, lane: str = URL) -> list[int]:
-    """Claim and ack everything; the numbers in order."""
-    numbers = []
-    while leases := queue.claim(lane, 100, 1 << 20):
-        numbers += [number_of(lease.event.payload) for lease in leases]
-        queue.ack(leases)
-        assert closes(queue.stats())
-    queue.tend()
-    return numbers
 
 
 def left_by_a_dead_writer(folder: Path, count: int, size: int = 40) -> Path:

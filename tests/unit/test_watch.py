@@ -4,14 +4,28 @@ import logging
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from tests.support import ALL, URL, drain, event
 
+from eventpost import EventDispatcher, JournalQueue, MemoryQueue
 from eventpost.queues.protocol import QueueStats
 from eventpost.testing.clock import ManualClock
+from eventpost.testing.transports import RecordingTransport
 from eventpost.watch.ledger import Report, Tally, make_report
 from eventpost.watch.logs import LogObserver
-from eventpost.watch.signals import BreakerChanged, Buried, Closed, Delivered, Dropped, Refused, Retrying, Trouble
+from eventpost.watch.signals import (
+    BreakerChanged,
+    Buried,
+    Closed,
+    Delivered,
+    Dropped,
+    Refused,
+    Retrying,
+    Signal,
+    Trouble,
+)
 
 LANE = "https://user:secret@example.org/v1/events?key=secret"
 
@@ -121,3 +135,31 @@ def test_the_library_configures_no_logging() -> None:
     logger = logging.getLogger("eventpost")
     assert logger.handlers == []
     assert logger.propagate
+
+
+@pytest.mark.parametrize("kind", ["journal", "memory"])
+def test_every_loss_is_told_exactly_once(tmp_path: Path, clock: ManualClock, kind: str) -> None:
+    """Through a dispatcher, by reason: events dropped to make room, and dead letters that are too old."""
+    age_s = 1000.0
+    queue = (
+        MemoryQueue(events_max=500, overflow="drop_oldest", dead_age_max_s=age_s, clock=clock)
+        if kind == "memory"
+        else JournalQueue(tmp_path / "j", bytes_max=1 << 20, overflow="drop_oldest", dead_age_max_s=age_s, clock=clock)
+    )
+    told: list[Signal] = []
+    dispatcher = EventDispatcher(queue, transport=RecordingTransport(), clock=clock, observers=[told.append])
+    for n in range(3000):
+        queue.put([event(n, 500)])
+    queue.bury(queue.claim(URL, 5, ALL), "http_400")
+    drain(queue)
+    clock.advance(2 * age_s)
+    for _ in range(3):  # dead letters are looked after once a minute
+        dispatcher._sender.step(())
+        clock.advance(61.0)
+    report = dispatcher.close()
+    assert set(report.dropped) == {"overflow", "dead_expired"}, report
+    counted = dict.fromkeys(report.dropped, 0)
+    for one in told:
+        if isinstance(one, Dropped):
+            counted[one.reason] += one.events
+    assert counted == report.dropped

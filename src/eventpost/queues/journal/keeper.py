@@ -323,8 +323,8 @@ class Keeper:
                 expired = segment.settle(segment.all_ordinals(), Outcome.EXPIRED)
             else:
                 expired = segment.settle(ordinals, Outcome.EXPIRED)
-        if expired:
-            self.emit(Dropped("dead_expired", expired, "the bounds of dead letters"))
+        if expired and name not in self.dead_writer.names:  # what is in the own count, the sender tells from it
+            self.emit(Dropped("dead_expired", expired, "dead letters that another process left"))
         return True
 
     def fold_dead(self, name: str) -> bool:
@@ -414,7 +414,6 @@ class Keeper:
         else:
             self.claims.adopted += dropped
         self.claims.lose("overflow", dropped)
-        self.emit(Dropped("overflow", dropped, "the oldest segment made room"))
         cursor.ordinal = count
         self.claims.discard(cursor)
         return size
