@@ -1058,3 +1058,138 @@ def test_a_damaged_size_in_a_header_costs_its_file_only(folder: Path) -> None:
     sender = JournalQueue(folder, adopt="always")
     sender.scan()
     assert drain(sender) == [1]
+
+
+# -- what is between two steps
+
+
+def test_a_crash_between_a_dead_letter_and_its_note_counts_it_once(folder: Path) -> None:
+    """The process dies once the letter is written: who adopts the event finds it dead; it is not sent again."""
+    disk = HookedDisk()
+    queue = JournalQueue(folder, disk=disk)
+    for n in range(5):
+        queue.put([event(n)])
+    leases = queue.claim(URL, 3, ALL)
+    queue.bury(leases[:1], "http_400")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    queue._claims.settle_dead = die  # type: ignore[method-assign]  # the moment after the letter
+    with pytest.raises(KeyboardInterrupt):
+        queue.bury(leases[1:], "http_400")
+    crash(queue)
+    other = JournalQueue(folder)
+    assert other.scan() == 1
+    assert drain(other) == [2, 3, 4]
+    assert closes(other.stats())
+    other.close()
+    status = inspect.folder_status(folder)
+    assert status.closes, status
+    assert (status.accepted, status.delivered, status.dead) == (5, 3, 2)
+
+
+@pytest.mark.parametrize("how", ["retried", "expired"])
+def test_a_letter_without_its_note_that_was_dealt_with_is_not_sent_twice(folder: Path, how: str) -> None:
+    """Somebody retries or discards the letter before its event's segment is adopted."""
+    dead_after(folder, lambda queue: [queue.put([event(n)]) for n in range(2)])
+    queue = JournalQueue(folder)
+    queue.scan()
+    [lease] = queue.claim(URL, 1, ALL)
+    queue._claims.settle_dead = lambda _: crash(queue)  # type: ignore[assignment,method-assign]
+    queue.bury([lease], "http_400")
+    if how == "retried":
+        inspect.retry_dead(folder, None)
+    else:
+        inspect.discard_dead(folder, None)
+    other = JournalQueue(folder)
+    other.scan()
+    assert sorted(drain(other)) == ([0, 1] if how == "retried" else [1])
+    other.close()
+    status = inspect.folder_status(folder)
+    assert status.closes, status
+    assert status.accepted == 2
+
+
+def test_a_letter_that_was_taken_back_leaves_its_event_queued(folder: Path) -> None:
+    """The note failed, the event went back, then the process died: it is sent by who adopts it."""
+    disk = HookedDisk(mapped=False)
+    queue = JournalQueue(folder, disk=disk)
+    queue.put([event(0)])
+    leases = queue.claim(URL, 1, ALL)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    queue._claims._settle = fail  # type: ignore[method-assign]  # the note
+    queue.bury(leases, "http_400")
+    crash(queue)
+    other = JournalQueue(folder)
+    other.scan()
+    assert drain(other) == [0]
+    other.close()
+    assert inspect.folder_status(folder).closes
+
+
+def test_a_put_that_is_refused_for_a_slow_sync_is_not_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync hangs, a second put gives up: it is refused, not accepted, and never sent, whatever the sync says then."""
+    monkeypatch.setattr("eventpost.queues.journal.sync.SYNC_WAIT_S", 0.1)
+    for failing in (False, True):
+        disk, goes_on, hangs = HookedDisk(), threading.Event(), threading.Event()
+        queue = JournalQueue(folder, "fsync", disk=disk)
+        queue.put([event(0)])
+        assert len(queue.claim(URL, 1, ALL)) == 1
+
+        def hang(_: int, *, failing: bool = failing, on: Any = goes_on, here: Any = hangs, disk: Any = disk) -> None:
+            here.set()
+            assert on.wait(10)
+            disk.hooks.pop("datasync", None)
+            if failing:
+                raise OSError(errno.EIO, "Input/output error")
+
+        disk.hooks["datasync"] = hang
+        refusals: list[str] = []
+
+        def put_first(queue: JournalQueue = queue, refusals: list[str] = refusals) -> None:
+            try:
+                queue.put([event(1)])
+            except QueueUnavailable as error:
+                refusals.append(error.reason)
+
+        first = threading.Thread(target=put_first)
+        first.start()
+        assert hangs.wait(10)
+        with pytest.raises(QueueUnavailable) as refused:
+            queue.put([event(2)])
+        assert refused.value.reason == "sync_timeout"
+        assert closes(queue.stats())
+        assert queue.stats().accepted == 2
+        goes_on.set()
+        first.join(10)
+        queue.put([event(3)])
+        assert refusals == (["sync_failed"] if failing else [])
+        accepted = 2 if failing else 3
+        assert queue.stats().accepted == accepted
+        assert closes(queue.stats())
+        assert drain(queue) == ([3] if failing else [1, 3])
+        queue.close()
+        status = inspect.folder_status(folder)
+        assert status.closes, status
+        shutil.rmtree(folder)
+        crash(queue)
+
+
+def test_a_handlers_put_in_the_middle_of_becoming_a_writer(folder: Path) -> None:
+    """A signal handler's put becomes a writer while the interrupted one is about to: both are stored."""
+    disk = HookedDisk()
+    queue = JournalQueue(folder, disk=disk)
+    nested = iter([1])
+
+    def put_too(*_: object) -> None:
+        for n in nested:
+            queue.put([event(n)])
+
+    disk.hooks["make_folder"] = put_too
+    queue.put([event(0)])
+    assert sorted(drain(queue)) == [0, 1]
+    assert len(names(folder, "writers")) == 1

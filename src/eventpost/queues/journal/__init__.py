@@ -5,8 +5,10 @@ never waits for another process.  One put of 1 KB costs 2-4 us here; SQLite in W
 processes wait up to 134 ms for each other, in the middle of somebody's web request.
 
 Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives
-here, the sum that outlives them) -> ``store`` (put) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters)
--> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what the command line shows).
+here, the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``store`` (put) ->
+``sync`` (group commit) -> ``voided`` (what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``expiry``
+(the bounds of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what
+the command line shows).
 ``disk`` is the one object through which all of them reach files; hand in another one to break things.
 
 An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of
@@ -32,10 +34,10 @@ its holder is dead, is unlinked under its lock.  A forked child closes what it i
 as a writer of its own.  Observers are called once no lock is held.
 
 What a crash can leave, and what is made of it: half a frame at the end (cut: its put never returned); an event that was
-delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is both dead
-and queued, and sent once more); a segment that is in the totals but not unlinked (unlinked by the next fold, counted
-once). A damaged place costs the events that lie in it: its bytes are kept in ``bad/``, the count says ``dropped:
-damaged``, and reading goes on with the next whole frame.
+delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is dead: who
+adopts the segment of its event finds the letter by its origin, "segment:ordinal", and notes it then); a segment that is
+in the totals but not unlinked (unlinked by the next fold, counted once). A damaged place costs the events that lie in
+it: its bytes are kept in ``bad/``, the count says ``dropped: damaged``, and reading goes on with the next whole frame.
 """
 
 from .disk import Disk

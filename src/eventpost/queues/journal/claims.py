@@ -19,8 +19,10 @@ from ...event import Envelope
 from ...sender.primitives import RLock
 from ...watch.signals import Signal, Trouble
 from ..protocol import Lease
+from . import format as fmt
 from .format import DROPPED, Outcome
 from .segment import Again, Cursor, JournalLease, SegmentWriter, runs
+from .voided import Voided
 
 if TYPE_CHECKING:
     from .folder import Folder
@@ -67,6 +69,7 @@ class Claims:
         self.finished: set[str] = set()
         """Settled segments of writers that live and will fold them."""
         self.closed = False
+        self.voided = Voided(self.folder.disk)
         self._ids = itertools.count()
         self._envelopes: dict[Envelope, Envelope] = {}
 
@@ -160,7 +163,7 @@ class Claims:
             except FileNotFoundError:
                 if writer.sealed:
                     lane.own.popleft()
-                    self.lose("vanished", writer.count)
+                    self.lose("vanished", writer.count - self.voided.forget(writer))
                     self.emit(Trouble("journal", f"{writer.path} is gone, and {writer.count} events with it"))
                     return True
                 fd = disk.duplicate(writer.fd)  # its name is gone; what it holds is not, as long as we have it open
@@ -312,13 +315,37 @@ class Claims:
         return max(0.0, min(firsts) - self.clock.monotonic()) if firsts else None
 
     def oldest_at_s(self) -> int | None:
-        """Return when the oldest event to be claimed here was put, in seconds since the epoch; under the lock."""
+        """Return when the oldest event to be claimed here was put, in seconds since the epoch."""
         found: list[int | None] = []
-        for lane in list(self.lanes.values()):
-            found += [cursor.next_at_s() for cursor in lane.cursors]
-            found += [again.at_s for _, _, again in lane.again if again.lease is None]
-            found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
+        with self.lock:
+            for lane in list(self.lanes.values()):
+                found += [self._next_at_s(cursor) for cursor in lane.cursors]
+                found += [again.at_s for _, _, again in lane.again if again.lease is None]
+                found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
         return min((at_s for at_s in found if at_s is not None), default=None)
+
+    def _next_at_s(self, cursor: Cursor) -> int | None:
+        # By a frame's head alone: a window of each of some hundred segments would stay in memory.
+        if not cursor.unread() and not (cursor.adopted and cursor.has_more()):
+            return None
+        return fmt.frame_at_s(self.folder.disk.read(cursor.fd, fmt.FRAME_HEAD_BYTES, cursor.at), 0)
+
+    def void(self, writer: SegmentWriter, ordinals: Sequence[int]) -> None:
+        """Settle own events as never put, but for those that are in hand already; under the store's lock."""
+        with self.lock:
+            cursor = next((one for one in self.open if one.name == writer.name), None)
+            if cursor is not None:
+                cursor.fresh = False
+                ordinals = [one for one in ordinals if one >= cursor.ordinal]
+            self.voided.add(writer, ordinals)
+
+    def count_voided(self) -> tuple[int, int]:
+        """Return how many events are void, and how many of these are still to be passed over; under the lock."""
+        if not self.voided:
+            return 0, 0
+        read_to = {writer.name: 0 for lane in self.lanes.values() for writer in list(lane.own)}
+        read_to |= {one.name: one.ordinal for one in self.open}
+        return self.voided.count(read_to)
 
     def absorb(self, outcomes: dict[Outcome, int]) -> None:
         """Take over what others settled of an own segment; under the lock."""

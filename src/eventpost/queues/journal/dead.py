@@ -1,8 +1,8 @@
 """Dead letters: parked with reason, answer and time; bounded by bytes and age, the oldest go first.
 
 They lie in segments of the same format under ``dead/``.  A letter is on the disk (at ``fsync``: on the device)
-before the outcome byte that settles the event: a crash in between leaves the event both dead and queued, and it is
-then sent once more.  Who changes an outcome here holds the segment's flock for as long as that takes; who puts a letter
+before the outcome byte that settles the event.  A crash in between leaves a letter whose event looks queued: whoever
+adopts the event's segment asks the letters of dead writers first (``Parked``).  Who changes an outcome here holds the segment's flock for as long as that takes; who puts a letter
 back also looks, puts and notes under it, or two who do so at once would send it twice.
 """
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DEAD_SEGMENT_BYTES: Final = 1 << 18
 _LOCK_POLL_S: Final = 0.01
+_VOID: Final = bytes([Outcome.VOID])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +59,35 @@ class DeadWriter:
         self.names: list[str] = []
         """The segments of this process's letters that are not folded yet, oldest first."""
 
-    def write(self, leases: Sequence[JournalLease], reason: str, answer: Answer | None, writer_name: str) -> None:
-        """Park the events of these leases.  Raises OSError, after which none of them counts as parked."""
+    def write(self, lease: JournalLease, reason: str, answer: Answer | None, writer_name: str) -> None:
+        """Park one event.  Raises OSError, after which it does not count as parked.
+
+        One by one, each noted before the next is written: what a crash leaves without a note lies in the open segment.
+        """
         at_s = int(self.clock.time())
         said = answer or Answer()
-        written: list[tuple[SegmentWriter, int]] = []
+        meta = {
+            "reason": reason, "status": said.status, "answer": said.body[:1024], "attempts": lease.attempts,
+            "origin": f"{lease.cursor.name}:{lease.ordinal}",
+        }  # fmt: skip
+        payload = fmt.encode_dead(meta, lease.event.payload)
+        writer = self._room(lease.event.envelope, payload, writer_name)
+        writer.append(Kind.DEAD, writer.envelopes[lease.event.envelope], payload, at_s)
         try:
-            for lease in leases:
-                meta = {
-                    "reason": reason, "status": said.status, "answer": said.body[:1024], "attempts": lease.attempts,
-                    "origin": f"{lease.cursor.name}:{lease.ordinal}",
-                }  # fmt: skip
-                payload = fmt.encode_dead(meta, lease.event.payload)
-                writer = self._room(lease.event.envelope, payload, writer_name)
-                writer.append(Kind.DEAD, writer.envelopes[lease.event.envelope], payload, at_s)
-                written.append((writer, writer.count - 1))
-            if self.durable and self._writer is not None:
-                self.folder.disk.datasync(self._writer.fd)
+            if self.durable:
+                self.folder.disk.datasync(writer.fd)
         except OSError:
-            self._take_back(written)
+            self.take_back()
             raise
 
-    def take_back(self, count: int) -> None:
-        """Undo the newest ``count`` letters of this segment: their events went back to the queue after all."""
+    def take_back(self) -> None:
+        """Undo the newest letter, whose event went back to the queue after all; the segment ends here."""
         writer = self._writer
         if writer is not None:
-            self._take_back([(writer, ordinal) for ordinal in range(max(0, writer.count - count), writer.count)])
-
-    def _take_back(self, written: Sequence[tuple[SegmentWriter, int]]) -> None:
-        """Settle letters whose events stay in the queue, as if they had been retried; the segment ends here."""
-        with suppress(OSError):
-            self.close()  # a second sync after a failed one would say that all is well
-        for writer, ordinal in written:
+            with suppress(OSError):
+                self.close()  # a second sync after a failed one would say that all is well
             with suppress(OSError, ValueError):
-                settle(self.folder, writer.name, [ordinal], Outcome.RETRIED)
+                settle(self.folder, writer.name, [writer.count - 1], Outcome.VOID)
 
     def _room(self, envelope: Envelope, payload: bytes, writer_name: str) -> SegmentWriter:
         definition = fmt.encode_envelope(envelope)
@@ -123,6 +119,46 @@ class DeadWriter:
                     self.folder.disk.datasync(writer.fd)
             finally:
                 writer.seal(self.folder.disk)
+
+
+class Parked:
+    """Which events the dead letters of dead writers hold, of those that may not have been noted.
+
+    A segment that was sealed holds none of these.  What a dead writer left does not change, so it is read once.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._by_name: dict[str, dict[str, list[int]]] = {}
+
+    def by_segment(self) -> dict[str, list[int]]:
+        """Return the ordinals of the events by their segment's name.  Raises OSError."""
+        names = self.folder.segment_names(self.folder.dead)
+        known = self._by_name
+        self._by_name = {name: known[name] for name in names if name in known}
+        for name in names:
+            if name not in known and not self.folder.is_alive(name.split("-")[1]):
+                with suppress(ValueError):  # a header that can't be read
+                    self._by_name[name] = self._read(name)
+        found: dict[str, list[int]] = {}
+        for origins in self._by_name.values():
+            for segment, ordinals in origins.items():
+                found.setdefault(segment, []).extend(ordinals)
+        return found
+
+    def _read(self, name: str) -> dict[str, list[int]]:
+        found = read_segment(self.folder, f"{self.folder.dead}/{name}")
+        origins: dict[str, list[int]] = {}
+        if found is None or found[0].sealed_events is not None:
+            return origins
+        header, settled, data = found
+        for _, frame, _ in walk(data, header.records_at):
+            if frame is None or frame.kind != Kind.DEAD or settled[frame.ordinal : frame.ordinal + 1] == _VOID:
+                continue
+            with suppress(ValueError):
+                segment, _, ordinal = str(fmt.decode_dead(frame.payload)[0].get("origin")).rpartition(":")
+                origins.setdefault(segment, []).append(int(ordinal))
+        return origins
 
 
 def walk(data: bytes, start: int) -> Iterator[tuple[int, Frame | None, bytes]]:

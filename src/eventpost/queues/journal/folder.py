@@ -244,7 +244,7 @@ class Folder:
             totals = self.totals()
             if key not in totals["folded"]:
                 if not retry and not dead:
-                    totals["accepted"] += events
+                    totals["accepted"] += events - outcomes.get(Outcome.VOID, 0)
                 totals["delivered"] += outcomes.get(Outcome.DELIVERED, 0)
                 for outcome, reason in DROPPED.items():
                     if outcome in outcomes:

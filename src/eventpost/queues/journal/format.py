@@ -67,6 +67,8 @@ class Outcome(IntEnum):
     DISCARDED = 0xF8
     EXPIRED = 0x5A
     PURGED = 0x8A
+    VOID = 0x97
+    """Never promised: its put was refused after it had been stored, or a dead letter that was taken back."""
 
 
 DROPPED: Final = {

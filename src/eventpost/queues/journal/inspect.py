@@ -146,7 +146,7 @@ def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -
         count, first_at_s = _count(header, settled, data)
         outcomes = count_outcomes(settled)
         waiting = max(0, count - sum(outcomes.values()))
-        accepted += 0 if header.retry else count
+        accepted += 0 if header.retry else count - outcomes.get(Outcome.VOID, 0)
         delivered += outcomes.get(Outcome.DELIVERED, 0)
         queued += waiting
         for outcome, reason in DROPPED.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -13,11 +14,13 @@ from ...event import Event
 from ...watch.signals import Damaged, Signal, Trouble
 from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
 from .claims import Claims
+from .count import Count
 from .dead import DeadWriter
 from .disk import Disk
+from .expiry import Expiry
 from .folder import Folder
-from .format import DROPPED, Outcome
-from .keeper import Adopt, Keeper
+from .keeper import Keeper
+from .orphans import Adopt, Orphans
 from .segment import Cursor, JournalLease
 from .store import SEGMENT_BYTES_MIN, Store
 
@@ -32,9 +35,8 @@ class JournalQueue:
         path: The folder; made (mode 0700) if it is not there.  Resolved once, here.
         durability: ``"os"`` survives kill -9 of the process; power loss can cost the last ``sync_interval_s``, or what
             the kernel had not yet written (some 30 s) where no sender runs.  ``"fsync"`` survives power loss.
-        bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may
-        exceed it
-            by what it has open.
+        bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may exceed
+            it by what it has open.
         overflow: What a put does at the bound: ``"refuse"`` raises QueueFull, ``"drop_oldest"`` drops whole segments,
             counted event by event, ``"block"`` waits up to ``block_timeout_s`` and then raises QueueFull.
         block_timeout_s: See ``overflow``.
@@ -95,15 +97,23 @@ class JournalQueue:
             self.folder, self.clock, durable=durability == "fsync", bytes_max=bytes_max,
             segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow,
             block_timeout_s=block_timeout_s, make_room=self._make_room,
-            reap=self._reap, appended=self._claims.add_own,
+            reap=self._reap, claims=self._claims,
         )  # fmt: skip
         self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
-        self._keeper = Keeper(
-            self.folder, self.clock, store=self._store, claims=self._claims, adopt=adopt,
-            sync_interval_s=sync_interval_s,
-            scan_interval_s=scan_interval_s, dead_writer=self._dead,
-            dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s,
+        self._count = Count(
+            self.folder, self.clock, store=self._store, claims=self._claims, dead_writer=self._dead, emit=self._tell
+        )
+        self._orphans = Orphans(
+            self.folder, self.clock, claims=self._claims, adopt=adopt, own_name=lambda: self._store.writer_name,
             emit=self._tell, on_damage=self._damaged,
+        )  # fmt: skip
+        self._expiry = Expiry(
+            self.folder, self.clock, dead_writer=self._dead, dead_bytes_max=dead_bytes_max,
+            dead_age_max_s=dead_age_max_s, emit=self._tell,
+        )  # fmt: skip
+        self._keeper = Keeper(
+            self.folder, self.clock, store=self._store, claims=self._claims, count=self._count, orphans=self._orphans,
+            expiry=self._expiry, sync_interval_s=sync_interval_s, scan_interval_s=scan_interval_s, emit=self._tell,
         )  # fmt: skip
         self._last: QueueStats | None = None
 
@@ -207,12 +217,13 @@ class JournalQueue:
     def _bury(self, live: list[JournalLease], reason: str, answer: Answer | None) -> None:
         try:
             self._store.enter()
-            self._dead.write(live, reason, answer, self._store.writer_name)
-            try:
-                self._claims.settle_dead(live)
-            except OSError:
-                self._dead.take_back(sum(lease.live for lease in live))
-                raise
+            for lease in live:
+                self._dead.write(lease, reason, answer, self._store.writer_name)
+                try:
+                    self._claims.settle_dead([lease])
+                except OSError:
+                    self._dead.take_back()
+                    raise
         except OSError as error:
             self._claims.release(live, _DEAD_RETRY_S)
             self._tell(Trouble("journal", f"a dead letter can't be stored in {self.folder.dead}: {error.strerror}"))
@@ -228,77 +239,35 @@ class JournalQueue:
 
     def scan(self) -> int:
         """Look for what others left, now; returns how many segments were adopted."""
-        adopted = self._keeper.scan()
+        adopted = self._orphans.scan()
         self._say()
         return adopted
 
     def left_to_adopt(self) -> int:
         """Return how many segments of others this process could adopt now and has not: it opens 256 at once."""
-        return self._keeper.left_to_adopt()
+        return self._orphans.left_to_adopt()
 
     def sync(self, timeout_s: float) -> bool:  # noqa: ARG002 - a sync can't be interrupted; the kernel's own limits apply
         """See Queue.sync."""
-        return self._store.sync()
+        safe = self._store.syncs.sync()
+        if not self._store.sends:
+            with suppress(OSError):  # the next one, or the end, will
+                self._count.reap_own()
+        return safe
 
     def stats(self) -> QueueStats:
         """See Queue.stats."""
         if self._last is not None:
             return self._last
-        stored_bytes = self._stored_bytes()  # before the locks: it looks at every file
-        claims = self._claims
-        with self._store.lock, claims.lock:
-            settled = {} if self._store.sends else self._others()
-            delivered, dead, dropped = claims.delivered, claims.dead, dict(claims.dropped)
-            delivered += settled.get(Outcome.DELIVERED, 0)
-            dead += settled.get(Outcome.DEAD, 0)
-            moved = self._own_dead() if claims.dead else {}
-            dead -= sum(moved.values())
-            for outcome, reason in DROPPED.items():
-                more = settled.get(outcome, 0) + moved.get(outcome, 0)
-                if more:
-                    dropped[reason] = dropped.get(reason, 0) + more
-            queued = claims.unread() + claims.waiting - sum(settled.values())
-            stats = QueueStats(
-                accepted=self._store.accepted() + claims.adopted, adopted=claims.adopted, delivered=delivered,
-                queued=queued, in_flight=claims.in_flight, dead=dead, dropped=dropped, stored_bytes=stored_bytes,
-                oldest_age_s=self._oldest_age_s(),
-            )  # fmt: skip
+        stats = self._count.stats()
         self._say()
         return stats
 
-    def _oldest_age_s(self) -> float | None:
-        if not self._store.sends:
-            return None  # which of them others have settled is in their outcomes: too dear for a look
-        try:
-            at_s = self._claims.oldest_at_s()
-        except (OSError, ValueError):
-            return None
-        return None if at_s is None else max(0.0, self.clock.time() - at_s)
-
     def _reap(self) -> None:
-        self._keeper.reap_own(thorough=False)
+        self._count.reap_own(thorough=False)
 
     def _make_room(self, wanted: int) -> bool:
         return self._keeper.make_room(wanted)
-
-    def _stored_bytes(self) -> int:
-        try:
-            return self.folder.stored_bytes()
-        except OSError:
-            return 0  # a folder that can't be listed any more: the count matters more
-
-    def _others(self) -> dict[Outcome, int]:
-        try:
-            self._keeper.reap_own()
-            return self._keeper.settled_by_others()
-        except (OSError, ValueError):
-            return {}
-
-    def _own_dead(self) -> dict[Outcome, int]:
-        try:
-            return self._keeper.own_dead()
-        except (OSError, ValueError):
-            return {}
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child."""
@@ -307,7 +276,9 @@ class JournalQueue:
         self._store.reset()
         self._claims.reset()
         self._dead.reset()
-        self._keeper.elected_fd = -1
+        self._orphans.elected_fd = -1
+        self._orphans.reset()
+        self._count.reset()
         self._keeper.reset()
         self._signals.clear()
         if closed:
@@ -328,7 +299,7 @@ class JournalQueue:
             try:
                 # The writer's lock last: while it is held, nobody else reads what we may still have in hand.
                 self._claims.close()
-                self._keeper.leave()
+                self._orphans.leave()
                 self._store.leave(nothing_left=not self._last.queued and not self._last.dead)
             except OSError as error:
                 self._tell(Trouble("journal", f"{self.folder.path} could not be left in order: {error}"))
@@ -343,9 +314,9 @@ class JournalQueue:
         with self._claims.lock:
             self._end_own()
         self._claims.fold_done()
-        self._keeper.reap_own_dead()
+        self._count.reap_own_dead()
         if not self._store.sends:
-            self._keeper.reap_own()
+            self._count.reap_own()
 
     def _end_own(self) -> None:
         """Let readers that stand at the end of a segment see that it is sealed now."""

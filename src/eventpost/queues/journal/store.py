@@ -5,11 +5,6 @@ that interrupts a put on the same thread (a signal handler, ``__del__``) finds t
 zero: it writes to segments of that depth, which nobody else touches, and so never sees a half-done append.  Whatever
 such an interruption raises out of an append (KeyboardInterrupt) ends that segment at its last promised event.
 
-Group commit at ``fsync``: a put appends under the lock, then waits for the sync lock; whoever gets it syncs for all who
-appended before, and the others find their bytes on the device when their turn comes.  A sync that failed is not
-repeated (the kernel may have dropped the pages and would report success): the segment ends at its last synced event,
-and what was not synced is refused.
-
 Locks, outermost first: the sync lock, the store's, the claims' (to make room), and those that guard one thing and take
 no other: a writer's sync, and becoming a writer.  A put that waits for room waits outside all of them: the sender needs
 them to make that room.
@@ -20,6 +15,7 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from ...clock import Clock
@@ -28,8 +24,11 @@ from ...event import Envelope, Event
 from ...sender.primitives import RLock, pause
 from ..protocol import Overflow
 from . import format as fmt
+from .claims import Claims
 from .format import Kind
 from .segment import ENVELOPES_MAX, SegmentWriter
+from .sync import Syncs
+from .voided import ordinals_before
 
 if TYPE_CHECKING:
     from .folder import Folder
@@ -39,18 +38,16 @@ _OUTCOME_RATIO: Final = 128  # a segment ends early if its events are smaller th
 _DEPTH_MAX: Final = 16
 _EVENT: Final = int(Kind.EVENT)
 _LANES_OPEN_MAX: Final = 64
-_SYNC_WAIT_S: Final = 30.0
 _BLOCK_POLL_S: Final = 0.01
-_UNSYNCED_MAX: Final = 256
 
 
 class Store:
-    """What this process appends to.  ``appended`` is called with each new writer, before its first event."""
+    """What this process appends to; ``claims`` knows each new writer before its first event."""
 
     def __init__(
         self, folder: Folder, clock: Clock, *, durable: bool, bytes_max: int, segment_bytes_max: int, overflow:
         Overflow, block_timeout_s: float, make_room: Callable[[int], bool], reap: Callable[[], None],
-        appended: Callable[[SegmentWriter], None],
+        claims: Claims,
     ) -> None:  # fmt: skip
         """Keep the arguments; touches no file.
 
@@ -68,20 +65,22 @@ class Store:
         self.retry = False
         self._make_room = make_room
         self._reap = reap
-        self._appended = appended
+        self._claims = claims
+        self._appended = claims.add_own
         self.reset()
 
     def reset(self) -> None:
         """Start from nothing: locks of its own, no writer, counts at zero."""
         self.lock = RLock()
-        self._sync_lock = RLock()
+        self.syncs = Syncs(
+            self.folder, self.lock, durable=self.durable, end=self._end,
+            writers=lambda: [writer for level in self._levels for writer in level.values()],
+        )  # fmt: skip
         self._enter_lock = RLock()
         self._depth = 0
         self._levels: list[dict[str, SegmentWriter]] = [{} for _ in range(_DEPTH_MAX)]
         self._sealed_counts = [0] * _DEPTH_MAX
         self._numbers = itertools.count()
-        self._unsynced: dict[str, SegmentWriter] = {}
-        """At ``os``: what was begun and is not known to be safe in full, sealed or not, by its path."""
         self.writer_name = ""
         self.presence_fd = -1
         self.closed = False
@@ -110,8 +109,7 @@ class Store:
             self._put_when_there_is_room(events)
             return
         if self.durable:
-            for writer, end in touched:
-                self._commit(writer, end)
+            self._commit_all(touched, events)
 
     def _put_when_there_is_room(self, events: Sequence[Event]) -> None:
         for _ in range(int(self.block_timeout_s / _BLOCK_POLL_S)):
@@ -205,14 +203,20 @@ class Store:
         it was: segments tell their writer by it.  A folder that is gone as a whole may be a lost mount: not made anew.
         """
         with self._enter_lock:
-            folder, lost = self.folder, self.presence_fd
-            if folder.is_entered(self.writer_name, lost):
+            # All of it now: a signal handler's put may enter in between, on this thread.
+            folder, name, lost = self.folder, self.writer_name, self.presence_fd
+            if folder.is_entered(name, lost):
                 return
             if lost >= 0 and not folder.disk.changed_ns(folder.path):
                 raise FileNotFoundError(errno.ENOENT, "the journal's folder is gone", folder.path)
             folder.make()
-            name, fd = folder.enter(self.writer_name)
-            if self.presence_fd != lost:  # a signal handler's put was faster, on this thread
+            try:
+                name, fd = folder.enter(name)
+            except FileExistsError:
+                if self.presence_fd != lost:
+                    return
+                raise
+            if self.presence_fd != lost:  # the handler was faster
                 folder.disk.unlink(f"{folder.writers}/{name}.lock")
                 folder.disk.close(fd)
                 return
@@ -249,7 +253,7 @@ class Store:
         if old is not None:
             self._seal(level, depth, old)
         if not self.durable:
-            self._remember_unsynced(writer)
+            self.syncs.remember(writer)
         self._appended(writer)  # first: an interruption in between must not leave a segment that nobody reads
         level[lane] = writer
         return writer
@@ -268,6 +272,7 @@ class Store:
 
     def _seal(self, level: dict[str, SegmentWriter], depth: int, writer: SegmentWriter) -> None:
         if self.durable and writer.synced < writer.end and not writer.sync(self.folder.disk, writer.end, writer.count):
+            self._claims.voided.cut(writer, writer.synced_count)
             writer.take_back(writer.synced, writer.synced_count)
         if level.pop(writer.header.lane, None) is None:
             return  # what interrupted us did it
@@ -285,76 +290,33 @@ class Store:
         if level.get(writer.header.lane) is writer:
             self._seal(level, depth, writer)
 
-    def _commit(self, writer: SegmentWriter, end: int) -> None:
-        """Return once the writer's bytes up to ``end`` are on the device.  Raises QueueUnavailable."""
-        if writer.synced >= end:
-            return
-        if not self._sync_lock.acquire(timeout=_SYNC_WAIT_S):
-            raise QueueUnavailable("the disk did not answer a sync in time", reason="sync_timeout")
+    def _commit_all(self, touched: Sequence[tuple[SegmentWriter, int]], events: Sequence[Event]) -> None:
         try:
-            if writer.synced < end:
-                self._sync(writer)
-        finally:
-            self._sync_lock.release()
-        if writer.synced < end:
-            raise QueueUnavailable("the disk refused a sync; the segment is given up", reason="sync_failed")
+            for writer, end in touched:
+                self.syncs.commit(writer, end)
+        except QueueUnavailable:
+            if not self._void(touched, events):
+                raise
 
-    def _sync(self, writer: SegmentWriter) -> bool:
-        with self.lock:  # end and count of one moment
-            end, count = writer.end, writer.count
-        if writer.sync(self.folder.disk, end, count):
-            return True
+    def _void(self, touched: Sequence[tuple[SegmentWriter, int]], events: Sequence[Event]) -> bool:
+        """Settle as never put what a put stored that is to be refused; True: all of it is safe by now, and stays."""
+        with self.lock, self._claims.lock:  # nothing is claimed meanwhile
+            if all(writer.synced >= end for writer, end in touched):
+                return True
+            for writer, end in touched:
+                if writer.end < end:
+                    continue  # its segment ended before them
+                count = sum(event.envelope.url == writer.header.lane for event in events)
+                with suppress(OSError):  # then it stays accepted, and may be sent
+                    self._claims.void(writer, ordinals_before(self.folder.disk, writer, end)[-count:])
+        return False
+
+    def _end(self, writer: SegmentWriter) -> None:
+        """End a segment that could not be synced, at its last synced event."""
         with self.lock:
             for depth, level in enumerate(self._levels):
                 if level.get(writer.header.lane) is writer:
                     self._seal(level, depth, writer)
-        return False
-
-    def _remember_unsynced(self, writer: SegmentWriter) -> None:
-        if len(self._unsynced) >= _UNSYNCED_MAX:  # nobody syncs here: forget at least what is settled and gone
-            for path in list(self._unsynced):
-                if not self.folder.disk.size(path):
-                    self._unsynced.pop(path, None)
-        self._unsynced[writer.path] = writer
-
-    def unsynced(self) -> list[SegmentWriter]:
-        """Return, oldest first, what a sync would make safer; at ``fsync`` nothing is."""
-        return [one for one in list(self._unsynced.values()) if one.sealed or one.synced < one.end]
-
-    def sync(self, some: Sequence[SegmentWriter] | None = None) -> bool:
-        """Make what is stored safe against power loss; False: the disk refused some of it, which is told once.
-
-        No put waits for it.  ``some``: these only, of what ``unsynced`` returned.
-        """
-        if self.durable:
-            with self.lock:
-                writers = [writer for level in self._levels for writer in level.values()]
-            synced = [self._sync(writer) for writer in writers]
-            return all(synced)
-        disk, good, named = self.folder.disk, True, False
-        for writer in self.unsynced() if some is None else some:
-            sealed, end = writer.sealed, writer.end  # sealed first: what is appended later is not taken for synced
-            named |= writer.synced == writer.header.records_at
-            try:
-                if writer.synced < end:
-                    writer.synced = end  # whatever comes of it: a second sync would say that all is well
-                    fd = disk.open(writer.path, write=False)
-                    try:
-                        disk.datasync(fd)
-                    finally:
-                        disk.close(fd)
-            except FileNotFoundError:
-                sealed = True  # settled and gone
-            except OSError:
-                good = False
-            if sealed:
-                self._unsynced.pop(writer.path, None)
-        if named:  # bytes first, then the names that make them part of the journal
-            try:
-                disk.sync_folder(self.folder.segments)
-            except OSError:
-                return False
-        return good
 
     def accepted(self) -> int:
         """Return how many events were put; under the lock."""

@@ -1,0 +1,111 @@
+"""The bounds of what is parked: dead letters, by bytes and age, and damaged bytes in ``bad/``; the oldest go first.
+
+The elected process sees to it.  A living writer folds its own dead letters, and counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ...clock import Clock
+from ...watch.signals import Dropped, Signal, Trouble
+from . import dead
+from .folder import writer_of
+from .format import Outcome
+from .segment import count_outcomes
+
+if TYPE_CHECKING:
+    from .folder import Folder
+
+
+class Expiry:
+    """Keeps a folder's dead letters and damaged bytes within ``bytes_max`` each; None: no bound."""
+
+    def __init__(
+        self, folder: Folder, clock: Clock, *, dead_writer: dead.DeadWriter, dead_bytes_max: int | None,
+        dead_age_max_s: float | None, emit: Callable[[Signal], None],
+    ) -> None:  # fmt: skip
+        """Keep the arguments; touches no file."""
+        self.folder = folder
+        self.clock = clock
+        self.dead_writer = dead_writer
+        self.dead_bytes_max = dead_bytes_max
+        self.dead_age_max_s = dead_age_max_s
+        self.emit = emit
+
+    def expire_dead(self) -> None:
+        """Drop the oldest dead letters beyond the bounds; a living writer folds its own, and counts them."""
+        folder = self.folder
+        left: dict[str, int] = {}
+        for name in folder.segment_names(folder.dead):
+            try:
+                if not self._is_settled(name) and not self._expire_old(name):
+                    left[name] = folder.disk.size(f"{folder.dead}/{name}")
+                else:
+                    self.fold_dead(name)
+            except BlockingIOError:
+                continue  # somebody retries or discards its letters: next time
+            except (OSError, ValueError) as error:  # one file that can't be read must not keep the others
+                self.emit(Trouble("journal", f"dead letters in {folder.dead}/{name} cannot be expired: {error}"))
+        total = sum(left.values())
+        for name, size in left.items():
+            if self.dead_bytes_max is None or total <= self.dead_bytes_max:
+                break
+            with suppress(OSError, ValueError):
+                if self._expire(name, None):
+                    total -= size
+                    self.fold_dead(name)
+
+    def _is_settled(self, name: str) -> bool:
+        found = self.folder.read_outcomes(f"{self.folder.dead}/{name}")
+        if found is None:
+            return True
+        return found[0].sealed_events is not None and sum(found[1].values()) >= found[0].sealed_events
+
+    def _expire_old(self, name: str) -> bool:
+        """Drop the letters of a segment that are too old; tells whether all of it is settled then."""
+        if self.dead_age_max_s is None:
+            return False
+        oldest_s = self.clock.time() - self.dead_age_max_s
+        if int(name.split("-", 1)[0]) / 1000 >= oldest_s:
+            return False  # begun after that
+        old, young = [], 0
+        for ordinal, letter in dead.letters(self.folder, name):
+            if letter.at_s < oldest_s:
+                old.append(ordinal)
+            else:
+                young += 1
+        if not young and not self.folder.is_alive(writer_of(name)):
+            return self._expire(name, None)  # what can't be read goes with the rest
+        if old:
+            self._expire(name, old)
+        return self._is_settled(name)
+
+    def _expire(self, name: str, ordinals: list[int] | None) -> bool:
+        """Drop these letters of a segment (None: all, but not where its writer still writes); tells whether it did."""
+        with dead.held(self.folder, name) as segment:
+            if ordinals is None:
+                if segment.header.sealed_events is None and self.folder.is_alive(writer_of(name)):
+                    return False
+                expired = segment.settle(segment.all_ordinals(), Outcome.EXPIRED)
+            else:
+                expired = segment.settle(ordinals, Outcome.EXPIRED)
+        if expired and name not in self.dead_writer.names:  # what is in the own count, the sender tells from it
+            self.emit(Dropped("dead_expired", expired, "dead letters that another process left"))
+        return True
+
+    def fold_dead(self, name: str) -> bool:
+        """Fold a dead segment whose writer is gone and whose letters are all settled; tells whether it is gone."""
+        if self.folder.is_alive(writer_of(name)):
+            return False
+        try:
+            with dead.held(self.folder, name) as segment:
+                ordinals = segment.all_ordinals()
+                if segment.unsettled(ordinals):
+                    return False
+                outcomes = count_outcomes(self.folder.disk.read(segment.fd, len(ordinals), segment.header.outcomes_at))
+                return self.folder.fold(segment.path, len(ordinals), outcomes, retry=False, dead=True)
+        except FileNotFoundError:
+            return True

@@ -1,0 +1,114 @@
+"""What makes stored events safe against power loss: group commit at ``fsync``, background syncs at ``os``.
+
+Group commit at ``fsync``: a put appends under the lock, then waits for the sync lock; whoever gets it syncs for all who
+appended before, and the others find their bytes on the device when their turn comes.  A sync that failed is not
+repeated (the kernel may have dropped the pages and would report success): the segment ends at its last synced event,
+and what was not synced is refused.  A put that
+cannot have the sync lock in time is refused, too, and its events are settled as void (``Store``), never to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from ...errors import QueueUnavailable
+from ...sender.primitives import RLock
+from .segment import SegmentWriter
+
+if TYPE_CHECKING:
+    from .folder import Folder
+
+SYNC_WAIT_S: Final = 30.0
+_UNSYNCED_MAX: Final = 256
+
+
+class Syncs:
+    """The syncs of one store, whose lock is ``lock``.
+
+    ``writers()`` returns its open writers; ``end(writer)`` ends one that could not be synced.
+    """
+
+    def __init__(
+        self, folder: Folder, lock: AbstractContextManager[Any], *, durable: bool,
+        writers: Callable[[], list[SegmentWriter]], end: Callable[[SegmentWriter], None],
+    ) -> None:  # fmt: skip
+        """Keep the arguments; touches no file."""
+        self.folder = folder
+        self.lock = lock
+        self.durable = durable
+        self._writers = writers
+        self._end = end
+        self._sync_lock = RLock()
+        self._unsynced: dict[str, SegmentWriter] = {}
+        """At ``os``: what was begun and is not known to be safe in full, sealed or not, by its path."""
+
+    def commit(self, writer: SegmentWriter, end: int) -> None:
+        """Return once the writer's bytes up to ``end`` are on the device.  Raises QueueUnavailable."""
+        if writer.synced >= end:
+            return
+        if not self._sync_lock.acquire(timeout=SYNC_WAIT_S):
+            raise QueueUnavailable("the disk did not answer a sync in time", reason="sync_timeout")
+        try:
+            if writer.synced < end:
+                self._sync(writer)
+        finally:
+            self._sync_lock.release()
+        if writer.synced < end:
+            raise QueueUnavailable("the disk refused a sync; the segment is given up", reason="sync_failed")
+
+    def _sync(self, writer: SegmentWriter) -> bool:
+        with self.lock:  # end and count of one moment
+            end, count = writer.end, writer.count
+        if writer.sync(self.folder.disk, end, count):
+            return True
+        self._end(writer)
+        return False
+
+    def remember(self, writer: SegmentWriter) -> None:
+        """Know a new segment at ``os``."""
+        if len(self._unsynced) >= _UNSYNCED_MAX:  # nobody syncs here: forget at least what is settled and gone
+            for path in list(self._unsynced):
+                if not self.folder.disk.size(path):
+                    self._unsynced.pop(path, None)
+        self._unsynced[writer.path] = writer
+
+    def unsynced(self) -> list[SegmentWriter]:
+        """Return, oldest first, what a sync would make safer; at ``fsync`` nothing is."""
+        return [one for one in list(self._unsynced.values()) if one.sealed or one.synced < one.end]
+
+    def sync(self, some: Sequence[SegmentWriter] | None = None) -> bool:
+        """Make what is stored safe against power loss; False: the disk refused some of it, which is told once.
+
+        No put waits for it.  ``some``: these only, of what ``unsynced`` returned.
+        """
+        if self.durable:
+            with self.lock:
+                writers = self._writers()
+            synced = [self._sync(writer) for writer in writers]
+            return all(synced)
+        disk, good, named = self.folder.disk, True, False
+        for writer in self.unsynced() if some is None else some:
+            sealed, end = writer.sealed, writer.end  # sealed first: what is appended later is not taken for synced
+            named |= writer.synced == writer.header.records_at
+            try:
+                if writer.synced < end:
+                    writer.synced = end  # whatever comes of it: a second sync would say that all is well
+                    fd = disk.open(writer.path, write=False)
+                    try:
+                        disk.datasync(fd)
+                    finally:
+                        disk.close(fd)
+            except FileNotFoundError:
+                sealed = True  # settled and gone
+            except OSError:
+                good = False
+            if sealed:
+                self._unsynced.pop(writer.path, None)
+        if named:  # bytes first, then the names that make them part of the journal
+            try:
+                disk.sync_folder(self.folder.segments)
+            except OSError:
+                return False
+        return good
