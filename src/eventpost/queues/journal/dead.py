@@ -2,8 +2,9 @@
 
 They lie in segments of the same format under ``dead/``.  A letter is on the disk (at ``fsync``: on the device)
 before the outcome byte that settles the event.  A crash in between leaves a letter whose event looks queued: whoever
-adopts the event's segment asks the letters of dead writers first (``Parked``).  Who changes an outcome here holds the segment's flock for as long as that takes; who puts a letter
-back also looks, puts and notes under it, or two who do so at once would send it twice.
+adopts the event's segment asks the letters of dead writers first (``Parked``).  Who changes an outcome here holds the
+segment's flock for as long as that takes; who puts a letter back also looks, puts and notes under it, or two who do so
+at once would send it twice.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Orphans:
                 if ordinal < cursor.header.events_max and cursor.mark(range(ordinal, ordinal + 1), Outcome.DEAD):
                     cursor.fresh = False
 
-    def _not_ours(self, names: list[str]) -> list[str]:
+    def _not_ours(self, names: Sequence[str]) -> list[str]:
         """Return those of the segments that this process neither wrote nor holds nor has done with."""
         with self.claims.lock:
             known = {cursor.name for cursor in self.claims.open} | set(self.folder.totals()["folded"])
