@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from eventpost.queues.journal.folder import Folder
 from eventpost.queues.protocol import Answer, QueueStats
 from eventpost.testing.clock import ManualClock
 from eventpost.testing.transports import RecordingTransport
-from eventpost.watch.signals import Signal
+from eventpost.watch.signals import Signal, Trouble
 
 
 def names(folder: Path, part: str = "segments") -> list[str]:
@@ -51,6 +53,9 @@ def dead_after(folder: Path, work: Callable[[JournalQueue], None], **options: An
     queue = JournalQueue(folder, **options)
     work(queue)
     crash(queue)
+
+
+DAY_S = 86_400.0
 
 
 @pytest.fixture
@@ -1193,3 +1198,258 @@ def test_a_handlers_put_in_the_middle_of_becoming_a_writer(folder: Path) -> None
     queue.put([event(0)])
     assert sorted(drain(queue)) == [0, 1]
     assert len(names(folder, "writers")) == 1
+
+
+def test_the_count_is_read_without_the_put_lock(folder: Path) -> None:
+    """While somebody who only stores looks what others delivered, another thread's put waits for nothing."""
+    disk = HookedDisk()
+    queue = JournalQueue(folder, disk=disk)
+    queue.sends = False
+    queue.put([event(0)])
+    free: list[bool] = []
+
+    def take_and_release() -> None:
+        free.append(queue._store.lock.acquire(timeout=0.2))
+        if free[-1]:
+            queue._store.lock.release()
+
+    def look(*_: object, **__: object) -> None:
+        thread = threading.Thread(target=take_and_release)
+        thread.start()
+        thread.join(5)
+
+    disk.hooks["open"] = disk.hooks["names"] = look
+    assert queue.stats().queued == 1
+    assert len(free) >= 2
+    assert all(free)
+
+
+# -- foreign hands, again
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_lock_that_somebody_removed_makes_nobody_dead(folder: Path, *, sends: bool) -> None:
+    """Its writer does not know yet; others neither send what it sends nor end what it still stores into."""
+    queue = JournalQueue(folder)
+    queue.sends = sends
+    queue.put([event(0)])
+    shutil.rmtree(folder / "writers")
+    (folder / "writers").mkdir()
+    other = JournalQueue(folder, adopt="always")
+    assert other.scan() == (0 if sends else 1)
+    assert drain(other) == ([] if sends else [0])
+    queue.put([event(1)])
+    other.scan()
+    assert drain(other) == ([] if sends else [1])
+    assert drain(queue) == ([0, 1] if sends else []) or not sends
+    crash(queue)  # now it is dead
+    other.scan()
+    drain(other)
+    other.close()
+    status = inspect.folder_status(folder)
+    assert (status.accepted, status.delivered, status.queued) == (2, 2, 0)
+
+
+def test_bytes_set_aside_are_bounded(folder: Path) -> None:
+    """The oldest files in bad/ go beyond the bound, and that is said."""
+    queue, heard = JournalQueue(folder, dead_bytes_max=10_000), []
+    queue.emit = heard.append
+    for n in range(8):
+        (folder / "bad" / f"{n}.bad").write_bytes(b"x" * 3000)
+        os.utime(folder / "bad" / f"{n}.bad", (n + 1, n + 1))
+    queue.tend()
+    assert names(folder, "bad") == ["5.bad", "6.bad", "7.bad"]
+    assert [(one.what, one.detail[:20]) for one in heard if isinstance(one, Trouble)] == [
+        ("bad_expired", "5 files, 15000 bytes")
+    ]
+
+
+@pytest.mark.parametrize(
+    "totals",
+    [
+        "[]", "7", '{"accepted": "1"}', '{"accepted": true}', '{"delivered": 1.5}', '{"dropped": {"overflow": "x"}}',
+        '{"dropped": []}', '{"folded": {}}', '{"folded": [1]}', '{"folded": ["../precious"]}', "{",
+    ],
+)  # fmt: skip
+def test_totals_of_the_wrong_types_are_unreadable(folder: Path, totals: str) -> None:
+    """They cost the counts of what is gone, which is said; folding goes on, and removes nothing else."""
+    queue = JournalQueue(folder)
+    (folder / "precious").write_text("x")
+    (folder / "totals.json").write_text(totals)
+    queue.put([event(0)])
+    assert drain(queue) == [0]
+    queue.close()
+    assert (folder / "precious").exists()
+    status = inspect.folder_status(folder)
+    assert (status.accepted, status.delivered) == (1, 1)
+    assert status.trouble
+
+
+# -- no descriptors left
+
+
+@pytest.fixture
+def descriptors() -> Iterator[Callable[[int], None]]:
+    """Give a function that leaves the process so many free descriptors; -1: as many as before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def leave(free: int) -> None:
+        while taken:
+            os.close(taken.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if free < 0:
+            return
+        highest = max(int(one) for one in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(free):
+            os.close(taken.pop())
+
+    yield leave
+    leave(-1)
+
+
+def test_without_descriptors_a_put_is_refused_and_nothing_is_lost(
+    folder: Path, descriptors: Callable[[int], None]
+) -> None:
+    """The limit is reached while a segment is made, opened to be read, adopted: later all comes out, and none leaks."""
+    dead_after(folder, lambda queue: [queue.put([event(n)]) for n in range(1000, 1003)])
+    heard: list[Signal] = []
+    queue = JournalQueue(folder)
+    queue.emit = heard.append
+    put: list[int] = []
+    refused: set[str] = set()
+    for free in range(7):
+        descriptors(free)
+        try:
+            queue.put([event(free)])
+            put.append(free)
+        except QueueUnavailable as error:
+            refused.add(error.reason)
+        descriptors(-1)
+    assert refused == {"no_descriptors"}
+    assert put
+    got: list[int] = []
+    for free in range(9):
+        descriptors(free)
+        queue.scan()
+        queue.tend()
+        leases = queue.claim(URL, 1, ALL)
+        queue.ack(leases)
+        got += [number_of(lease.event.payload) for lease in leases]
+        stats = queue.stats()
+        descriptors(-1)
+        assert closes(stats)
+    assert any(isinstance(one, Trouble) for one in heard)
+    queue.scan()
+    got += drain(queue)
+    assert sorted(got) == sorted([*put, 1000, 1001, 1002])
+    queue.close()
+    assert inspect.folder_status(folder).closes
+    assert not queue.folder.disk._descriptors
+
+
+# -- time that jumps
+
+
+def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(folder: Path) -> None:
+    """By a day back and forth: events, dead letters and retries take no notice; ages are not negative."""
+    clock = ManualClock()
+    queue = JournalQueue(folder, clock=clock, segment_bytes_max=1 << 18)
+    put = 0
+    for step_s in (0.0, -DAY_S, 2 * DAY_S, -DAY_S):
+        clock._epoch_s += step_s
+        for _ in range(600):
+            queue.put([event(put, 900)])
+            put += 1
+        [lease] = queue.claim(URL, 1, ALL)
+        queue.bury([lease], "http_400")
+        [lease] = queue.claim(URL, 1, ALL)
+        queue.release([lease], 5.0)
+        age_s = queue.stats().oldest_age_s
+        assert age_s is not None
+        assert age_s >= 0
+        queue.tend()
+        clock.advance(61.0)
+        queue.tend()
+    seen = drain(queue)
+    assert len(seen) == len(set(seen)) == put - 4
+    stats = queue.stats()
+    assert (stats.dead, stats.dropped) == (4, {})
+    crash(queue)
+    clock._epoch_s -= DAY_S
+    other = JournalQueue(folder, clock=clock)
+    other.scan()
+    assert drain(other) == []
+    assert len(list(inspect.dead_letters(folder))) == 4
+    other.close()
+    assert inspect.folder_status(folder, clock=clock).closes
+
+
+# -- what is synced, and when
+
+
+def test_at_fsync_the_names_on_the_way_are_synced_too(tmp_path: Path) -> None:
+    """Each folder that was made, in the one that holds it; the segment's name before the put returns."""
+    disk = HookedDisk()
+    synced: list[str] = []
+    disk.hooks["sync_folder"] = synced.append
+    folder = tmp_path / "a" / "b" / "j"
+    queue = JournalQueue(folder, "fsync", disk=disk)
+    assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b"), str(folder)]
+    synced.clear()
+    queue.put([event(0)])
+    assert synced == [str(folder / "segments")]
+
+
+def test_a_retried_letter_is_on_the_device_before_it_is_noted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power loss in between leaves it dead and queued; the other order would lose it."""
+    queue = JournalQueue(folder)
+    queue.put([event(0)])
+    queue.bury(queue.claim(URL, 1, ALL), "http_400")
+    queue.close()
+    did: list[str] = []
+    datasync, write = Disk.datasync, Disk.write
+
+    def watched_sync(self: Disk, fd: int) -> None:
+        did.append("sync" if b'{"n":0,' in Path(f"/proc/self/fd/{fd}").read_bytes() else "sync of no event")
+        datasync(self, fd)
+
+    def watched_write(self: Disk, fd: int, data: bytes, at: int) -> None:
+        if data == bytes([fmt.Outcome.RETRIED]):
+            did.append("note")
+        write(self, fd, data, at)
+
+    monkeypatch.setattr(Disk, "datasync", watched_sync)
+    monkeypatch.setattr(Disk, "write", watched_write)
+    assert inspect.retry_dead(folder, None) == 1
+    assert "sync" in did[: did.index("note")]
+
+
+def test_a_damaged_dead_letter_expires_with_the_others(folder: Path) -> None:
+    """It can't be shown or retried, but it is counted, and its segment is folded once it is old."""
+    clock = ManualClock()
+
+    def work(queue: JournalQueue) -> None:
+        for n in range(3):
+            queue.put([event(n)])
+        queue.bury(queue.claim(URL, 3, ALL), "http_400")
+
+    dead_after(folder, work, clock=clock)
+    [name] = names(folder, "dead")
+    path = folder / "dead" / name
+    data = bytearray(path.read_bytes())
+    data[data.index(b'{"n":1,')] ^= 0xFF
+    path.write_bytes(data)
+    assert [number_of(letter.event.payload) for letter in inspect.dead_letters(folder)] == [0, 2]
+    queue = JournalQueue(folder, clock=clock, dead_age_max_s=100)
+    clock.advance(1000)
+    queue.tend()
+    assert names(folder, "dead") == []
+    queue.close()
+    status = inspect.folder_status(folder, clock=clock)
+    assert status.closes, status
+    assert (status.accepted, status.dropped) == (3, {"dead_expired": 3})

@@ -167,7 +167,11 @@ class Claims:
                     self.emit(Trouble("journal", f"{writer.path} is gone, and {writer.count} events with it"))
                     return True
                 fd = disk.duplicate(writer.fd)  # its name is gone; what it holds is not, as long as we have it open
-                cursor = Cursor(disk, writer.path, writer=writer, on_damage=self.on_damage, fd=fd)
+                try:
+                    cursor = Cursor(disk, writer.path, writer=writer, on_damage=self.on_damage, fd=fd)
+                except (OSError, ValueError):
+                    disk.close(fd)
+                    raise
         except (OSError, ValueError) as error:
             self.emit(Trouble("journal", f"{writer.path} cannot be opened: {error}"))
             return False

@@ -230,6 +230,29 @@ class Disk:
             return False
         return held.st_nlink > 0 and (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
 
+    def is_held_unnamed(self, pid: int, name: str) -> bool:
+        """Tell whether a process still has a file open whose name somebody removed; where that can't be told: True.
+
+        ``pid`` is one of this machine and of this process's own namespace; another container's is not seen.
+        """
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except PermissionError:
+            return True  # another user's
+        except OSError:
+            if os.path.isdir("/proc/self/fd"):
+                return False
+            try:  # no /proc, as on macOS
+                os.kill(pid, 0)
+            except OSError as error:
+                return error.errno == errno.EPERM
+            return True
+        for descriptor in descriptors:
+            with suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}").endswith(f"/{name} (deleted)"):
+                    return True
+        return False
+
     def rename(self, old: str, new: str) -> None:
         """Rename, replacing what is there."""
         os.rename(old, new)

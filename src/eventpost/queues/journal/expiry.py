@@ -1,6 +1,7 @@
 """The bounds of what is parked: dead letters, by bytes and age, and damaged bytes in ``bad/``; the oldest go first.
 
-The elected process sees to it.  A living writer folds its own dead letters, and counts them.
+Dead letters and ``bad/`` have the same bound in bytes, each its own.  The elected process sees to it.  A living writer
+folds its own dead letters, and counts them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Expiry:
-    """Keeps a folder's dead letters and damaged bytes within ``bytes_max`` each; None: no bound."""
+    """Keeps a folder's dead letters and damaged bytes within ``dead_bytes_max`` each; None: no bound."""
 
     def __init__(
         self, folder: Folder, clock: Clock, *, dead_writer: dead.DeadWriter, dead_bytes_max: int | None,
@@ -34,6 +35,14 @@ class Expiry:
         self.dead_bytes_max = dead_bytes_max
         self.dead_age_max_s = dead_age_max_s
         self.emit = emit
+
+    def expire(self) -> None:
+        """Do both."""
+        try:
+            self.expire_dead()
+            self.expire_bad()
+        except OSError as error:
+            self.emit(Trouble("journal", f"{self.folder.path} cannot be kept within its bounds: {error.strerror}"))
 
     def expire_dead(self) -> None:
         """Drop the oldest dead letters beyond the bounds; a living writer folds its own, and counts them."""
@@ -57,6 +66,25 @@ class Expiry:
                 if self._expire(name, None):
                     total -= size
                     self.fold_dead(name)
+
+    def expire_bad(self) -> None:
+        """Remove the oldest files in ``bad/`` beyond the bound.  What was lost with them was counted before."""
+        if self.dead_bytes_max is None:
+            return
+        disk, folder = self.folder.disk, self.folder.bad
+        found = sorted((disk.changed_ns(f"{folder}/{name}"), name) for name in disk.names(folder))
+        sizes = {name: disk.size(f"{folder}/{name}") for _, name in found}
+        total, files, gone = sum(sizes.values()), 0, 0
+        for _, name in found:
+            if total - gone <= self.dead_bytes_max:
+                break
+            with suppress(OSError):
+                disk.unlink(f"{folder}/{name}")
+                files, gone = files + 1, gone + sizes[name]
+        if files:
+            self.emit(
+                Trouble("bad_expired", f"{files} files, {gone} bytes, were removed from {folder}: beyond its bound")
+            )
 
     def _is_settled(self, name: str) -> bool:
         found = self.folder.read_outcomes(f"{self.folder.dead}/{name}")

@@ -30,7 +30,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import orjson
@@ -81,7 +81,7 @@ class Folder:
 
     def _check(self, *, allow_network_fs: bool) -> None:
         try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            self._make_parents(os.path.dirname(self.path))
             self.make()
         except (NotADirectoryError, FileExistsError) as error:
             raise JournalUnusable(f"{self.path}: a part of this path is a file; choose another folder") from error
@@ -105,6 +105,13 @@ class Folder:
                 self.disk.unlink(probe)
         except OSError as error:
             raise JournalUnusable(f"{self.path}: {self._remedy(error)}") from error
+
+    def _make_parents(self, path: str) -> None:
+        if not os.path.lexists(path):
+            self._make_parents(os.path.dirname(path))
+            with suppress(FileExistsError):
+                os.mkdir(path)
+            self.disk.sync_folder(os.path.dirname(path))
 
     def _remedy(self, error: OSError) -> str:
         try:
@@ -165,7 +172,9 @@ class Folder:
         try:
             fd = self.disk.open(path)
         except FileNotFoundError:
-            return False
+            # Gone with its writer, or taken from it by a foreign hand: then it still has the file open.
+            pid = writer.partition(".")[0]
+            return pid.isdigit() and self.disk.is_held_unnamed(int(pid), f"{writer}.lock")
         except OSError:
             return True  # not ours to judge (another user's): leave its events alone
         try:
@@ -223,11 +232,9 @@ class Folder:
             return {**totals, "unreadable": True}
         finally:
             self.disk.close(fd)
-        if not isinstance(loaded, dict) or any(
-            type(loaded.get(key, kind)) is not type(kind) for key, kind in totals.items()
-        ):
+        if not isinstance(loaded, dict) or not _are_totals(found := {**totals, **loaded}):
             return {**totals, "unreadable": True}
-        return {**totals, **loaded}
+        return found
 
     def fold(self, path: str, events: int, outcomes: dict[Outcome, int], *, retry: bool, dead: bool = False) -> bool:
         """Add a settled segment's counts to the totals, then remove it; False: somebody else is at them, try later.
@@ -315,6 +322,17 @@ class Folder:
         finally:
             self.disk.close(fd)
         return header, count_outcomes(settled)
+
+
+def _are_totals(found: dict[str, Any]) -> bool:
+    dropped, folded = found["dropped"], found["folded"]
+    return (
+        isinstance(dropped, dict)
+        and isinstance(folded, list)
+        and all(type(one) is int for one in (found["accepted"], found["delivered"], *dropped.values()))
+        # These are unlinked: a name of this folder, or none.
+        and all(isinstance(one, str) and one.removeprefix("dead/").count("/") == 0 for one in folded)
+    )
 
 
 def writer_of(name: str) -> str:

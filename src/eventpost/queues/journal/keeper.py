@@ -83,7 +83,7 @@ class Keeper:
         if now >= self._dead_at and (self.orphans.elected_fd >= 0 or self.expiry.dead_writer.names):
             self._dead_at = now + _DEAD_INTERVAL_S
             if self.orphans.elected_fd >= 0:
-                self.expiry.expire_dead()
+                self.expiry.expire()
             self.count.reap_own_dead()
         return max(0.0, min(nexts) - now) if nexts else None
 

@@ -40,7 +40,7 @@ class JournalQueue:
         overflow: What a put does at the bound: ``"refuse"`` raises QueueFull, ``"drop_oldest"`` drops whole segments,
             counted event by event, ``"block"`` waits up to ``block_timeout_s`` and then raises QueueFull.
         block_timeout_s: See ``overflow``.
-        dead_bytes_max: Bound on dead letters, in bytes; None: no bound.
+        dead_bytes_max: Bound on dead letters, in bytes, and another on what is set aside in ``bad/``; None: no bound.
         dead_age_max_s: Age at which a dead letter is dropped, in seconds; None: never.
         segment_bytes_max: Size to which segments grow, in bytes; the first ones are smaller.
         sync_interval_s: How often the sender's thread syncs at ``"os"``, in seconds; 0: never.
@@ -178,6 +178,8 @@ class JournalQueue:
             self._claims.adopted += lost
         self._claims.lose("damaged", lost)
         self._tell(Damaged(path or cursor.path, at, len(data), why))
+        with suppress(OSError):  # once a minute, it is tried anyway
+            self._expiry.expire_bad()
 
     def lanes(self) -> Sequence[str]:
         """See Queue.lanes."""
