@@ -1116,8 +1116,8 @@ def test_a_letter_without_its_note_that_was_dealt_with_is_not_sent_twice(folder:
     assert status.accepted == 2
 
 
-def test_a_letter_that_was_taken_back_leaves_its_event_queued(folder: Path) -> None:
-    """The note failed, the event went back, then the process died: it is sent by who adopts it."""
+def test_a_letter_that_was_taken_back_leaves_its_event_queued(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note failed, and so did the seal; the event went back, then the process died: it is sent all the same."""
     disk = HookedDisk(mapped=False)
     queue = JournalQueue(folder, disk=disk)
     queue.put([event(0)])
@@ -1127,7 +1127,9 @@ def test_a_letter_that_was_taken_back_leaves_its_event_queued(folder: Path) -> N
         raise OSError(errno.EIO, "Input/output error")
 
     queue._claims._settle = fail  # type: ignore[method-assign]  # the note
+    monkeypatch.setattr("eventpost.queues.journal.segment.SegmentWriter.seal", fail)
     queue.bury(leases, "http_400")
+    monkeypatch.undo()
     crash(queue)
     other = JournalQueue(folder)
     other.scan()
@@ -1184,20 +1186,28 @@ def test_a_put_that_is_refused_for_a_slow_sync_is_not_sent(folder: Path, monkeyp
         crash(queue)
 
 
-def test_a_handlers_put_in_the_middle_of_becoming_a_writer(folder: Path) -> None:
-    """A signal handler's put becomes a writer while the interrupted one is about to: both are stored."""
+@pytest.mark.parametrize("again", [False, True])
+def test_a_handlers_put_in_the_middle_of_becoming_a_writer(folder: Path, *, again: bool) -> None:
+    """A signal handler's put becomes a writer while the interrupted one is about to, anew or again: both are stored."""
     disk = HookedDisk()
     queue = JournalQueue(folder, disk=disk)
+    if again:
+        queue.put([event(2)])
+        shutil.rmtree(folder / "writers")
     nested = iter([1])
 
-    def put_too(*_: object) -> None:
-        for n in nested:
-            queue.put([event(n)])
+    def put_too(path: str, *_: object) -> None:
+        if path.endswith(f"/j/{'bad' if not again else 'writers'}"):
+            for n in nested:
+                disk.hooks.clear()
+                queue.put([event(n)])
 
     disk.hooks["make_folder"] = put_too
-    queue.put([event(0)])
-    assert sorted(drain(queue)) == [0, 1]
+    queue.put([event(0, url=f"{URL}/other")])
+    assert drain(queue) == ([2, 1] if again else [1])
+    assert drain(queue, f"{URL}/other") == [0]
     assert len(names(folder, "writers")) == 1
+    assert queue.folder.is_alive(names(folder, "writers")[0].removesuffix(".lock"))
 
 
 def test_the_count_is_read_without_the_put_lock(folder: Path) -> None:

@@ -19,7 +19,6 @@ from ...event import Envelope
 from ...sender.primitives import RLock
 from ...watch.signals import Signal, Trouble
 from ..protocol import Lease
-from . import format as fmt
 from .format import DROPPED, Outcome
 from .segment import Again, Cursor, JournalLease, SegmentWriter, runs
 from .voided import Voided
@@ -317,22 +316,6 @@ class Claims:
         with self.lock:
             firsts = [lane.again[0][0] for lane in list(self.lanes.values()) if lane.again]
         return max(0.0, min(firsts) - self.clock.monotonic()) if firsts else None
-
-    def oldest_at_s(self) -> int | None:
-        """Return when the oldest event to be claimed here was put, in seconds since the epoch."""
-        found: list[int | None] = []
-        with self.lock:
-            for lane in list(self.lanes.values()):
-                found += [self._next_at_s(cursor) for cursor in lane.cursors]
-                found += [again.at_s for _, _, again in lane.again if again.lease is None]
-                found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
-        return min((at_s for at_s in found if at_s is not None), default=None)
-
-    def _next_at_s(self, cursor: Cursor) -> int | None:
-        # By a frame's head alone: a window of each of some hundred segments would stay in memory.
-        if not cursor.unread() and not (cursor.adopted and cursor.has_more()):
-            return None
-        return fmt.frame_at_s(self.folder.disk.read(cursor.fd, fmt.FRAME_HEAD_BYTES, cursor.at), 0)
 
     def void(self, writer: SegmentWriter, ordinals: Sequence[int]) -> None:
         """Settle own events as never put, but for those that are in hand already; under the store's lock."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 from ...clock import Clock
 from ...watch.signals import Signal, Trouble
 from ..protocol import QueueStats
+from . import format as fmt
 from .claims import Claims
 from .dead import DeadWriter
 from .format import DROPPED, Outcome
-from .segment import SegmentWriter, count_outcomes
+from .segment import Cursor, SegmentWriter, count_outcomes
 from .store import Store
 
 if TYPE_CHECKING:
@@ -114,11 +115,27 @@ class Count:
             self._stored_bytes = 0  # a folder that can't be listed any more: the count matters more
         try:
             # Of what a process only stores, others' outcomes would tell which is the oldest: too dear for a look.
-            self._oldest_at_s = self.claims.oldest_at_s() if self.store.sends else None
+            self._oldest_at_s = self._find_oldest() if self.store.sends else None
         except (OSError, ValueError):
             self._oldest_at_s = None
         self._looked_at = self.clock.monotonic()
         self._look_s = self._looked_at - began
+
+    def _find_oldest(self) -> int | None:
+        """Return when the oldest event to be claimed here was put, in seconds since the epoch."""
+        found: list[int | None] = []
+        with self.claims.lock:
+            for lane in list(self.claims.lanes.values()):
+                found += [self._next_at_s(cursor) for cursor in lane.cursors]
+                found += [again.at_s for _, _, again in lane.again if again.lease is None]
+                found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
+        return min((at_s for at_s in found if at_s is not None), default=None)
+
+    def _next_at_s(self, cursor: Cursor) -> int | None:
+        # By a frame's head alone: a window of each of some hundred segments would stay in memory.
+        if not cursor.unread() and not (cursor.adopted and cursor.has_more()):
+            return None
+        return fmt.frame_at_s(self.folder.disk.read(cursor.fd, fmt.FRAME_HEAD_BYTES, cursor.at), 0)
 
     def _look_at_others(self) -> None:
         for lane in list(self.claims.lanes.values()):

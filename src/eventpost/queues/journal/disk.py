@@ -47,6 +47,13 @@ if hasattr(os, "register_at_fork"):
 _MAPPED_FS: Final = frozenset({"ext4", "ext3", "ext2", "xfs", "tmpfs", "f2fs", "jfs", "overlay"})
 
 
+_REASONS: Final = {
+    errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.ENOENT: "folder_gone", errno.ENOTDIR: "folder_gone",
+    errno.EACCES: "permission", errno.EPERM: "permission", errno.EROFS: "permission", errno.EMFILE: "no_descriptors",
+    errno.ENFILE: "no_descriptors",
+}  # fmt: skip
+
+
 class Map(Protocol):
     """A window on a file's first bytes: slices are read and stored like a bytearray's."""
 
@@ -316,3 +323,8 @@ def file_system_of(path: str) -> str:
 def mapping_is_safe(kind: str) -> bool:
     """Tell whether allocated blocks of such a file system stay allocated under a store."""
     return kind in _MAPPED_FS
+
+
+def reason_of(error: OSError) -> str:
+    """Return the ledger's word for what a disk raised."""
+    return _REASONS.get(error.errno or 0, "disk")

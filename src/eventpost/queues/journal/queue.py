@@ -96,8 +96,8 @@ class JournalQueue:
         self._store = Store(
             self.folder, self.clock, durable=durability == "fsync", bytes_max=bytes_max,
             segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow,
-            block_timeout_s=block_timeout_s, make_room=self._make_room,
-            reap=self._reap, claims=self._claims,
+            block_timeout_s=block_timeout_s, reap=lambda: self._count.reap_own(thorough=False), claims=self._claims,
+            make_room=lambda wanted: self._keeper.make_room(wanted),  # noqa: PLW0108 - the keeper is made later
         )  # fmt: skip
         self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
         self._count = Count(
@@ -261,15 +261,7 @@ class JournalQueue:
         """See Queue.stats."""
         if self._last is not None:
             return self._last
-        stats = self._count.stats()
-        self._say()
-        return stats
-
-    def _reap(self) -> None:
-        self._count.reap_own(thorough=False)
-
-    def _make_room(self, wanted: int) -> bool:
-        return self._keeper.make_room(wanted)
+        return self._count.stats()
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child."""

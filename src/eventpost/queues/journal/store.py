@@ -25,6 +25,7 @@ from ...sender.primitives import RLock, pause
 from ..protocol import Overflow
 from . import format as fmt
 from .claims import Claims
+from .disk import reason_of
 from .format import Kind
 from .segment import ENVELOPES_MAX, SegmentWriter
 from .sync import Syncs
@@ -66,7 +67,6 @@ class Store:
         self._make_room = make_room
         self._reap = reap
         self._claims = claims
-        self._appended = claims.add_own
         self.reset()
 
     def reset(self) -> None:
@@ -254,7 +254,7 @@ class Store:
             self._seal(level, depth, old)
         if not self.durable:
             self.syncs.remember(writer)
-        self._appended(writer)  # first: an interruption in between must not leave a segment that nobody reads
+        self._claims.add_own(writer)  # first: an interruption in between must not leave a segment that nobody reads
         level[lane] = writer
         return writer
 
@@ -341,16 +341,10 @@ class Store:
                 self.folder.disk.close(fd)
 
 
-_REASONS: Final = {
-    errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.ENOENT: "folder_gone", errno.ENOTDIR: "folder_gone",
-    errno.EACCES: "permission", errno.EPERM: "permission", errno.EROFS: "permission", errno.EMFILE: "no_descriptors",
-    errno.ENFILE: "no_descriptors",
-}  # fmt: skip
-
-
 def _refuse(error: BaseException) -> NoReturn:
     """Raise what a put raises for what the disk raised; an interruption stays what it is."""
     if isinstance(error, OSError):
-        reason = _REASONS.get(error.errno or 0, "disk")
-        raise QueueUnavailable(f"the journal cannot store: {error.strerror or error}", reason=reason) from error
+        raise QueueUnavailable(
+            f"the journal cannot store: {error.strerror or error}", reason=reason_of(error)
+        ) from error
     raise error
