@@ -344,7 +344,5 @@ class Store:
 def _refuse(error: BaseException) -> NoReturn:
     """Raise what a put raises for what the disk raised; an interruption stays what it is."""
     if isinstance(error, OSError):
-        raise QueueUnavailable(
-            f"the journal cannot store: {error.strerror or error}", reason=reason_of(error)
-        ) from error
+        raise QueueUnavailable(f"cannot be stored: {error.strerror or error}", reason=reason_of(error)) from error
     raise error
