@@ -7,8 +7,8 @@ store (``sender="none"``).  A segment whose writer lives and sends is left to th
 from __future__ import annotations
 
 import os
+import select
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,9 +72,9 @@ def run_send(
     """Deliver until told to end; returns the exit code: 1 if ``until_empty`` was not reached in time."""
     if endpoint is not None and (urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).hostname):
         raise typer.BadParameter("an URL with http or https and a host is needed", param_hint="--endpoint")
-    stop = threading.Event()
+    told, tell = os.pipe()  # an Event set by a handler would deadlock if its waiter were interrupted in the wrong place
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: os.write(tell, b"."))
     http = build_http_transport()
     queue = JournalQueue(journal, adopt="always", group=group, allow_network_fs=True)
     transport = http if endpoint is None else Elsewhere(http, endpoint)
@@ -82,24 +82,35 @@ def run_send(
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     queue.scan()  # before there is a sender's thread: what lies here now is counted from the first look on
     dispatcher.start()
+    emptied = stopped = False
+    try:
+        if until_empty:
+            emptied, stopped = _until_empty(dispatcher, queue, told, deadline)
+        else:  # nothing to count here: an idle sender costs only its thread's looks
+            stopped = bool(select.select([told], [], [], timeout_s)[0])
+    finally:
+        left = CLOSE_TIMEOUT_S if deadline is None or stopped else max(0.0, deadline - time.monotonic())
+        show.say(dispatcher.close(timeout_s=min(CLOSE_TIMEOUT_S, left)))
+    return 1 if until_empty and not emptied else 0
+
+
+def _until_empty(
+    dispatcher: EventDispatcher, queue: JournalQueue, told: int, deadline: float | None
+) -> tuple[bool, bool]:
+    """Wait until nothing is left, or a signal, or the deadline; tells whether nothing was, and whether a signal came."""
     empty_since: float | None = None
-    emptied = False
-    bar = Progress(console=show.err, disable=not (until_empty and show.err.is_terminal), transient=True)
-    with bar:
+    with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task("sending", total=None)
-        while not stop.wait(LOOK_S):
+        while deadline is None or time.monotonic() < deadline:
+            if select.select([told], [], [], LOOK_S)[0]:
+                return False, True
             now = time.monotonic()
             count = dispatcher.stats()
             bar.update(task, total=count.accepted or None, completed=count.accepted - count.queued - count.in_flight)
             if count.queued or count.in_flight:
                 empty_since = None
-            elif empty_since is None:
-                empty_since = now
-            emptied = False
-            if until_empty and empty_since is not None and now - empty_since >= EMPTY_FOR_S:
-                emptied = not queue.left_to_adopt()
-            if (until_empty and emptied) or (deadline is not None and now >= deadline):
-                break
-    left = CLOSE_TIMEOUT_S if deadline is None or stop.is_set() else max(0.0, deadline - time.monotonic())
-    show.say(dispatcher.close(timeout_s=min(CLOSE_TIMEOUT_S, left)))
-    return 1 if until_empty and not emptied else 0
+                continue
+            empty_since = now if empty_since is None else empty_since
+            if now - empty_since >= EMPTY_FOR_S and not queue.left_to_adopt():
+                return True, False
+    return False, False
