@@ -21,6 +21,7 @@ app.add_typer(dead.app, name="dead")
 
 SERIOUS = frozenset({"damaged", "header", "totals"})
 LOOK_AGAIN_S = 0.1
+FOLLOW_S = 0.25
 
 
 @app.command()
@@ -84,19 +85,18 @@ def tail(
     visitor_ids: VisitorIds = False,
 ) -> None:
     """Show the newest events, in order, with what became of them."""
-    shown: set[str] = set()
-    seen = inspect.tail(journal, last=last)
+    followed = inspect.Tail(inspect.open_folder(journal))
+    seen = followed.look(last)
     while True:
-        rows = [show.seen_as_dict(one, visitor_ids=visitor_ids) for one in seen if one.id not in shown]
+        rows = [show.seen_as_dict(one, visitor_ids=visitor_ids) for one in seen]
         if json_:
             show.say_json_lines(rows)
         else:
             show.lines(rows, ("id", "at", "state", "endpoint", "events", "uuids", "visitors"))
         if not follow:
             return
-        shown = {one.id for one in seen}
-        time.sleep(LOOK_AGAIN_S * 5)
-        seen = inspect.tail(journal, last=max(last, 1000))
+        time.sleep(FOLLOW_S)
+        seen = followed.look()
 
 
 @app.command()
@@ -104,7 +104,7 @@ def verify(journal: Journal, *, json_: Json = False) -> None:
     """Read every byte of a folder and name what is damaged; changes nothing.  Exit code 1: something is."""
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task("reading", total=None)
-        findings = inspect.verify(journal, progress=lambda files: bar.advance(task, files))
+        findings = inspect.verify(journal, progress=lambda done, of: bar.update(task, completed=done, total=of))
     if json_:
         show.say_json([{name: getattr(one, name) for name in one.__slots__} for one in findings])
     else:

@@ -97,7 +97,7 @@ def run_send(
 def _until_empty(
     dispatcher: EventDispatcher, queue: JournalQueue, told: int, deadline: float | None
 ) -> tuple[bool, bool]:
-    """Wait until nothing is left, or a signal, or the deadline; tells whether nothing was, and whether a signal came."""
+    """Wait until nothing is left, a signal, or the deadline; tells whether nothing was, and whether a signal came."""
     empty_since: float | None = None
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task("sending", total=None)

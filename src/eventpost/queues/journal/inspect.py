@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from ...clock import Clock, SystemClock
-from ...event import Envelope, Event
 from . import dead
 from . import format as fmt
 from .dead import DeadLetter
@@ -22,8 +21,27 @@ from .folder import Folder, writer_of
 from .format import DROPPED, SETTLED, Kind, Outcome
 from .queue import JournalQueue
 from .segment import count_outcomes
+from .tail import Seen, Tail, events
+
+__all__ = [
+    "Finding",
+    "FolderStatus",
+    "LaneStatus",
+    "Seen",
+    "Tail",
+    "as_dict",
+    "dead_letters",
+    "discard_dead",
+    "events",
+    "folder_status",
+    "open_folder",
+    "retry_dead",
+    "tail",
+    "verify",
+]  # fmt: skip
 
 _DEAD_WAIT_S = 5.0
+_TOTALS_LOST = "totals.json cannot be read; the counts of segments that are gone are lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +85,6 @@ class FolderStatus:
         return self.accepted == self.delivered + self.queued + self.dead + sum(self.dropped.values())
 
 
-class Seen(NamedTuple):
-    """An event as it lies in a segment; ``state`` is "queued" or the outcome's name in lower case."""
-
-    id: str
-    event: Event
-    at_s: int
-    state: str
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that ``verify`` found.  ``kind``: damaged, torn, header, newer, leftover, totals."""
@@ -94,136 +103,100 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
     return Folder(path, disk=None, gid=None, allow_network_fs=True)
 
 
-def events(folder: Folder, name: str) -> Iterator[Seen]:
-    """Yield every whole event of a segment, settled or not."""
-    found = dead.read_segment(folder, f"{folder.segments}/{name}")
-    if found is None:
-        return
-    header, settled, data = found
-    envelopes: dict[int, Envelope] = {}
-    for _, frame, _ in dead.walk(data, header.records_at):
-        if frame is None or frame.ordinal >= len(settled):
-            continue
-        if frame.kind == Kind.ENVELOPE:
-            try:
-                envelopes[frame.envelope] = fmt.decode_envelope(frame.payload)
-            except ValueError:
-                continue
-        elif frame.kind == Kind.EVENT and frame.envelope in envelopes:
-            outcome = settled[frame.ordinal]
-            state = Outcome(outcome).name.lower() if outcome in SETTLED else "queued"
-            event = Event(envelopes[frame.envelope], frame.payload)
-            yield Seen(f"{name.removesuffix('.seg')}:{frame.ordinal}", event, frame.at_s, state)
+class _Part(NamedTuple):
+    """What one segment adds to the sum; ``first_at_s`` is when its oldest event without an outcome was put."""
+
+    header: fmt.Header
+    events: int
+    outcomes: dict[Outcome, int]
+    stored_bytes: int
+    first_at_s: int | None
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.events - sum(self.outcomes.values()))
 
 
 def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -> FolderStatus:
     """Count a folder.  Raises as ``open_folder``."""
     folder, now_s = open_folder(path), (clock or SystemClock()).time()
     totals = folder.totals()
+    trouble = [_TOTALS_LOST] if "unreadable" in totals else []
+    newer: list[str] = []
     folded = set(totals["folded"])
-    accepted, delivered, queued = totals["accepted"], totals["delivered"], 0
+    parts = list(_parts(folder, "segments", folded, newer, trouble))
+    parked = list(_parts(folder, "dead", folded, newer, trouble))
     dropped: dict[str, int] = dict(totals["dropped"])
-    trouble = (
-        ["totals.json cannot be read; the counts of segments that are gone are lost"] if "unreadable" in totals else []
-    )
-    lanes: dict[str, LaneStatus] = {}
-    newer = stored = segments = 0
-    oldest: int | None = None
-    for name in folder.segment_names(folder.segments):
-        if name in folded:
-            continue
-        try:
-            found = dead.read_segment(folder, f"{folder.segments}/{name}")
-        except fmt.NewerFormat:
-            newer += 1
-            continue
-        except (OSError, ValueError) as error:
-            trouble.append(f"{name}: {error}")
-            continue
-        if found is None:
-            continue
-        header, settled, data = found
-        count, first_at_s = _count(header, settled, data)
-        outcomes = count_outcomes(settled)
-        waiting = max(0, count - sum(outcomes.values()))
-        accepted += 0 if header.retry else count - outcomes.get(Outcome.VOID, 0)
-        delivered += outcomes.get(Outcome.DELIVERED, 0)
-        queued += waiting
+    for part in parts + parked:
         for outcome, reason in DROPPED.items():
-            if outcome in outcomes:
-                dropped[reason] = dropped.get(reason, 0) + outcomes[outcome]
-        segments += 1
-        stored += len(data)
-        lane = lanes.get(header.lane, LaneStatus(header.lane))
-        age = None if first_at_s is None else max(0.0, now_s - first_at_s)
-        ages = [one for one in (lane.oldest_age_s, age) if one is not None]
-        lanes[header.lane] = LaneStatus(
-            header.lane, lane.queued + waiting, lane.stored_bytes + len(data), max(ages, default=None)
-        )
-        if first_at_s is not None:
-            oldest = first_at_s if oldest is None else min(oldest, first_at_s)
-    parked, dead_bytes = _count_dead(folder, folded, dropped, trouble)
+            if outcome in part.outcomes:
+                dropped[reason] = dropped.get(reason, 0) + part.outcomes[outcome]
+    by_lane: dict[str, list[_Part]] = {}
+    for part in parts:
+        by_lane.setdefault(part.header.lane, []).append(part)
+    writers = sum(folder.is_alive(name.removesuffix(".lock")) for name in folder.disk.names(folder.writers))
+    lanes = [
+        LaneStatus(url, sum(one.waiting for one in own), sum(one.stored_bytes for one in own), _oldest_s(own, now_s))
+        for url, own in by_lane.items()
+    ]
     return FolderStatus(
-        path=folder.path, accepted=accepted, delivered=delivered, queued=queued, dead=parked, dropped=dropped,
-        segments=segments, stored_bytes=stored, dead_bytes=dead_bytes, writers=_living(folder), newer=newer,
-        bad=len(folder.disk.names(folder.bad)),
-        oldest_age_s=None if oldest is None else max(0.0, now_s - oldest), lanes=list(lanes.values()), trouble=trouble,
+        path=folder.path,
+        accepted=totals["accepted"]
+        + sum(part.events - part.outcomes.get(Outcome.VOID, 0) for part in parts if not part.header.retry),
+        delivered=totals["delivered"] + sum(part.outcomes.get(Outcome.DELIVERED, 0) for part in parts),
+        queued=sum(part.waiting for part in parts), dead=sum(part.waiting for part in parked), dropped=dropped,
+        segments=len(parts), stored_bytes=sum(part.stored_bytes for part in parts),
+        dead_bytes=sum(part.stored_bytes for part in parked), writers=writers, newer=len(newer),
+        bad=len(folder.disk.names(folder.bad)), oldest_age_s=_oldest_s(parts, now_s), lanes=lanes, trouble=trouble,
     )  # fmt: skip
 
 
-def _count(header: fmt.Header, settled: bytes, data: bytes) -> tuple[int, int | None]:
-    """Return how many events a segment holds, and when its first unsettled one was put."""
-    first: int | None = None
-    highest = -1
-    for _, frame, _ in dead.walk(data, header.records_at):
-        if frame is not None and frame.kind in (Kind.EVENT, Kind.DEAD):
-            highest = max(highest, frame.ordinal)
-            if first is None and frame.ordinal < len(settled) and settled[frame.ordinal] not in SETTLED:
-                first = frame.at_s
-    return header.sealed_events if header.sealed_events is not None else highest + 1, first
+def _oldest_s(parts: Iterable[_Part], now_s: float) -> float | None:
+    return max((max(0.0, now_s - part.first_at_s) for part in parts if part.first_at_s is not None), default=None)
 
 
-def _count_dead(folder: Folder, folded: set[str], dropped: dict[str, int], trouble: list[str]) -> tuple[int, int]:
-    parked = size = 0
-    for name in folder.segment_names(folder.dead):
-        if f"dead/{name}" in folded:
+def _parts(folder: Folder, where: str, folded: set[str], newer: list[str], trouble: list[str]) -> Iterator[_Part]:
+    """Yield what each segment adds that ``totals.json`` does not hold yet; what can't be counted is noted."""
+    prefix = "" if where == "segments" else f"{where}/"  # how totals.json and people name them
+    for name in folder.segment_names(f"{folder.path}/{where}"):
+        if prefix + name in folded:
             continue
         try:
-            found = dead.read_segment(folder, f"{folder.dead}/{name}")
+            yield _part(folder, f"{folder.path}/{where}/{name}")
+        except FileNotFoundError:
+            continue  # settled, and gone since the listing
+        except fmt.NewerFormat:
+            newer.append(prefix + name)
         except (OSError, ValueError) as error:
-            trouble.append(f"dead/{name}: {error}")
-            continue
-        if found is None:
-            continue
-        header, settled, data = found
-        count, _ = _count(header, settled, data)
+            trouble.append(f"{prefix}{name}: {error}")
+
+
+def _part(folder: Folder, path: str) -> _Part:
+    """Count a segment, reading no more of it than that takes."""
+    disk = folder.disk
+    fd = disk.open(path, write=False)
+    try:
+        size, first_page = disk.size(path), disk.read(fd, fmt.PAGE_BYTES, 0)
+        header = fmt.decode_header(disk.read(fd, fmt.header_bytes_wanted(first_page), 0))
+        settled = disk.read(fd, header.events_max, header.outcomes_at)
         outcomes = count_outcomes(settled)
-        parked += max(0, count - sum(outcomes.values()))
-        size += len(data)
-        for outcome, reason in DROPPED.items():
-            if outcome in outcomes:
-                dropped[reason] = dropped.get(reason, 0) + outcomes[outcome]
-    return parked, size
-
-
-def _living(folder: Folder) -> int:
-    names = (name.removesuffix(".lock") for name in folder.disk.names(folder.writers))
-    return sum(1 for name in names if folder.is_alive(name))
+        first = len(settled) - len(settled.lstrip(bytes(SETTLED)))
+        sealed = header.sealed_events
+        if sealed is not None and (first == 0 or first >= sealed):  # most of a backlog, or done with
+            at_s = header.created_ms // 1000 if first < sealed else None
+            return _Part(header, sealed, outcomes, size, at_s)
+        data = disk.read(fd, size, 0)
+    finally:
+        disk.close(fd)
+    frames = (frame for _, frame, _ in dead.walk(data, header.records_at))
+    put = [(one.ordinal, one.at_s) for one in frames if one is not None and one.kind in (Kind.EVENT, Kind.DEAD)]
+    events = 1 + max((ordinal for ordinal, _ in put), default=-1) if sealed is None else sealed
+    return _Part(header, events, outcomes, size, next((at_s for ordinal, at_s in put if ordinal >= first), None))
 
 
 def tail(path: str | os.PathLike[str], *, last: int | None = 10) -> list[Seen]:
     """Return the newest events in order, settled ones too while their segment is there; ``last`` None: all."""
-    folder = open_folder(path)
-    out: list[Seen] = []
-    for name in reversed(folder.segment_names(folder.segments)):
-        try:
-            out[:0] = list(events(folder, name))
-        except (OSError, ValueError):
-            continue
-        if last is not None and len(out) >= last:
-            break
-    out.sort(key=lambda seen: seen.at_s)
-    return out if last is None else out[-last:]
+    return Tail(open_folder(path)).look(last)
 
 
 def dead_letters(path: str | os.PathLike[str]) -> Iterator[DeadLetter]:
@@ -284,11 +257,8 @@ def discard_dead(
 
 
 def _chosen(path: str | os.PathLike[str], ids: Iterable[str] | None) -> list[DeadLetter]:
-    letters = list(dead_letters(path))
-    if ids is None:
-        return letters
-    by_id = {letter.id: letter for letter in letters}
-    return [by_id[one] for one in ids]
+    by_id = {letter.id: letter for letter in dead_letters(path)}
+    return list(by_id.values()) if ids is None else [by_id[one] for one in dict.fromkeys(ids)]
 
 
 def _place(letter_id: str) -> tuple[str, int]:
@@ -296,35 +266,26 @@ def _place(letter_id: str) -> tuple[str, int]:
     return f"{stem}.seg", int(ordinal)
 
 
-def verify(path: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None) -> list[Finding]:
-    """Read every byte of a folder and name what is damaged; changes nothing.  ``progress`` is told of each file."""
+def verify(path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+    """Read every byte of a folder and name what is damaged; changes nothing.
+
+    ``progress`` is told how many files were read, and of how many.
+    """
     folder = open_folder(path)
     findings: list[Finding] = []
-    for part in (folder.segments, folder.dead):
-        for name in folder.disk.names(part):
-            if progress is not None:
-                progress(1)
-            full = f"{part}/{name}"
-            if name.endswith(".tmp"):
-                if not folder.is_alive(writer_of(name[1:])):
-                    findings.append(
-                        Finding(
-                            full,
-                            "leftover",
-                            0,
-                            folder.disk.size(full),
-                            "a dead writer's unfinished file; swept by itself",
-                        )
-                    )
-                continue
+    paths = [f"{part}/{name}" for part in (folder.segments, folder.dead) for name in folder.disk.names(part)]
+    for done, full in enumerate(paths, 1):
+        name = os.path.basename(full)
+        if not name.endswith(".tmp"):
             findings += _verify_segment(folder, full, alive=folder.is_alive(writer_of(name)))
+        elif not folder.is_alive(writer_of(name[1:])):
+            detail = "a dead writer's unfinished file; swept by itself"
+            findings.append(Finding(full, "leftover", 0, folder.disk.size(full), detail))
+        if progress is not None:
+            progress(done, len(paths))
     if "unreadable" in folder.totals():
         full = f"{folder.path}/totals.json"
-        findings.append(
-            Finding(
-                full, "totals", 0, folder.disk.size(full), "cannot be read; counts of segments that are gone are lost"
-            )
-        )
+        findings.append(Finding(full, "totals", 0, folder.disk.size(full), _TOTALS_LOST))
     return findings
 
 
@@ -347,11 +308,8 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
             last = index == len(places) - 1 and header.sealed_events is None
             if last and alive:
                 continue  # a living writer is in the middle of it
-            detail = (
-                "half a record: its writer died before that put returned"
-                if last
-                else "a record's checksum does not hold"
-            )
+            torn = "half a record: its writer died before that put returned"
+            detail = torn if last else "a record's checksum does not hold"
             findings.append(Finding(full, "torn" if last else "damaged", at, len(damaged), detail))
         elif frame.kind == Kind.ENVELOPE:
             envelopes.add(frame.envelope)
@@ -363,11 +321,8 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
             expected = frame.ordinal + 1
     unknown = sum(1 for byte in settled if byte and byte not in SETTLED)
     if unknown:
-        findings.append(
-            Finding(
-                full, "damaged", header.outcomes_at, unknown, "unknown outcome bytes; these events count as unsettled"
-            )
-        )
+        detail = "unknown outcome bytes; these events count as unsettled"
+        findings.append(Finding(full, "damaged", header.outcomes_at, unknown, detail))
     if header.sealed_events is not None and expected < header.sealed_events:
         detail = f"{header.sealed_events - expected} events are missing at its end"
         findings.append(Finding(full, "damaged", len(data), 0, detail))
@@ -376,7 +331,4 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:
     """Return a status as plain values, for JSON."""
-    out = {name: getattr(status, name) for name in FolderStatus.__slots__ if name != "lanes"}
-    out["lanes"] = [{name: getattr(lane, name) for name in LaneStatus.__slots__} for lane in status.lanes]
-    out["closes"] = status.closes
-    return out
+    return asdict(status) | {"closes": status.closes}
