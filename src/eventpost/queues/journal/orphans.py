@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Adopt = Literal["elected", "always", "never"]
 _ADOPTED_MAX: Final = 256
 _ALIVE_CACHE_S: Final = 0.5
+_TICK_S: Final = 0.05
 
 
 class Orphans:
@@ -92,7 +93,10 @@ class Orphans:
         try:
             if self.adopt == "never" or self.claims.closed or not self._elect():
                 return 0
-            self._changed_ns = self.folder.disk.changed_ns(self.folder.segments)
+            changed_ns = self.folder.disk.changed_ns(self.folder.segments)
+            # The disk's clock ticks in milliseconds: what follows in the same tick would not show.
+            settled = abs(self.clock.time() - changed_ns / 1e9) > _TICK_S
+            self._changed_ns = changed_ns if settled else -1
             names = self.folder.segment_names(self.folder.segments)
             self._forget_what_is_gone(names)
             adopted = self._adopt(self._take_all(names))
