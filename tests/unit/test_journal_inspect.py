@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from tests.unit.test_journal_segments import URL, adopt, drain, event, left_by_a_dead_writer
+from tests.unit.test_journal_segments import URL, adopt, drain, event, left_by_a_dead_writer, number_of
 
 from eventpost.queues.journal import JournalQueue, inspect
 from eventpost.queues.protocol import Answer
@@ -101,3 +102,109 @@ def test_the_age_of_the_oldest(tmp_path: Path) -> None:
     queue.ack(queue.claim(URL, 1, 1 << 20))
     clock.advance(10)
     assert inspect.folder_status(tmp_path / "j", clock=clock).oldest_age_s == pytest.approx(10, abs=1.1)
+
+
+def test_the_age_of_the_oldest_in_a_sealed_segment(tmp_path: Path) -> None:
+    """Where the first were delivered, the oldest of the rest counts; where all were, nothing waits."""
+    clock = ManualClock()
+    queue = JournalQueue(tmp_path / "j", clock=clock)
+    for n in range(3):
+        queue.put([event(n)])
+        clock.advance(10)
+    queue.ack(queue.claim(URL, 1, 1 << 20))
+    queue.close()
+    status = inspect.folder_status(tmp_path / "j", clock=clock)
+    assert (status.queued, status.oldest_age_s) == (2, pytest.approx(20, abs=1.1))
+    assert status.lanes[0].oldest_age_s == status.oldest_age_s
+
+
+def test_status_does_not_read_a_backlog(tmp_path: Path) -> None:
+    """A sealed segment is counted by its head: what it costs does not grow with what waits."""
+    queue = JournalQueue(tmp_path / "j")
+    queue.put([event(n) for n in range(100)])
+    queue.close()
+    [path] = (tmp_path / "j/segments").glob("*.seg")
+    whole = inspect.folder_status(tmp_path / "j")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b'{"n":0')])
+    headless = inspect.folder_status(tmp_path / "j")
+    assert (headless.queued, headless.closes) == (whole.queued, True) == (100, True)
+
+
+def test_what_cannot_be_counted_is_named(tmp_path: Path) -> None:
+    """A header that can't be read, in segments and among the dead, is trouble and costs the others nothing."""
+    mixed(tmp_path / "j").close()
+    for part in ("segments", "dead"):
+        [path] = (tmp_path / "j" / part).glob("*.seg")
+        path.with_name(f"0000000000001-1.{'0' * 10}-000000.seg").write_bytes(b"no segment")
+    status = inspect.folder_status(tmp_path / "j")
+    assert (status.queued, status.dead, status.segments) == (3, 3, 1)
+    assert [line.split(":")[0] for line in status.trouble] == [
+        "0000000000001-1.0000000000-000000.seg", "dead/0000000000001-1.0000000000-000000.seg"
+    ]  # fmt: skip
+
+
+def test_a_tail_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Each event is seen once, whichever segment it is in; half a record not before it is whole."""
+    first, second = JournalQueue(tmp_path / "j"), JournalQueue(tmp_path / "j")
+    first.put([event(n) for n in range(5)])
+    tail = inspect.Tail(inspect.open_folder(tmp_path / "j"))
+    assert [number_of(one.event.payload) for one in tail.look(2)] == [3, 4]
+    assert tail.look() == []
+    second.put([event(5)])
+    first.put([event(6)])
+    assert sorted(number_of(one.event.payload) for one in tail.look()) == [5, 6]
+    first.close()
+    assert tail.look() == []
+    second.put([event(7)])
+    path = next(path for path in (tmp_path / "j/segments").glob("*.seg") if b'"n":7' in path.read_bytes())
+    at = path.read_bytes().index(b'"n":7')
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"?")
+        file.flush()
+        assert tail.look() == []
+        file.seek(at)
+        file.write(b'"')
+    assert [number_of(one.event.payload) for one in tail.look()] == [7]
+    second.close()
+
+
+def test_the_newest_may_lie_in_an_older_segment(tmp_path: Path) -> None:
+    """A writer that began long ago and still writes is heard beside those that began later."""
+    clock = ManualClock()
+    old = JournalQueue(tmp_path / "j", clock=clock)
+    old.put([event(0)])
+    clock.advance(10)
+    new = JournalQueue(tmp_path / "j", clock=clock)
+    new.put([event(n) for n in range(1, 5)])
+    clock.advance(10)
+    old.put([event(5)])
+    assert [number_of(one.event.payload) for one in inspect.tail(tmp_path / "j", last=2)] == [4, 5]
+
+
+def test_a_new_segment_is_noticed_within_20_ms(tmp_path: Path) -> None:
+    """A sender of its own looks that often: at segments it has, and for new ones, in the same tick of the disk too."""
+    clock = ManualClock()
+    first, second = JournalQueue(tmp_path / "j", clock=clock), JournalQueue(tmp_path / "j", clock=clock)
+    for writer in (first, second):
+        writer.sends = False
+    looking = JournalQueue(tmp_path / "j", clock=clock, adopt="always")
+    first.put([event(0)])
+    segments = tmp_path / "j/segments"
+    clock._epoch_s = segments.stat().st_mtime + 0.001
+    assert looking.tend() is not None
+    assert drain(looking) == [0]
+    ticks = segments.stat().st_mtime_ns
+    second.put([event(1)])
+    os.utime(segments, ns=(ticks, ticks))  # a file system counts in ticks of some milliseconds
+    first.put([event(2)])
+    wait_s = looking.tend()
+    assert wait_s is not None
+    assert wait_s <= 0.01
+    clock.advance(wait_s)
+    looking.tend()
+    assert drain(looking) == [2, 1]
+    clock.advance(10)  # by the interval of the full looks
+    for queue in (looking, first, second):
+        queue.close()
