@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventpost.event import Envelope, Event
 from eventpost.queues.memory import MemoryQueue
+from eventpost.queues.protocol import QueueStats
 from eventpost.sender.lane import Limits
 from eventpost.sender.loop import Sender
 from eventpost.sender.retry import RetryPolicy
@@ -581,3 +582,28 @@ def test_whatever_is_answered_nothing_is_lost(seed: int) -> None:
     assert delivered == stats.delivered
     assert sum(signal.events for signal in world.of(Buried)) == stats.dead
     assert (world.sender._in_flight, world.sender._in_flight_bytes) == (0, 0)
+
+
+def test_a_queue_that_is_tended_often_is_not_counted_as_often() -> None:
+    """A count may look at every file of a folder: once a second is enough to tell of what was dropped."""
+
+    class Watching(MemoryQueue):
+        counts = 0
+
+        def tend(self) -> float | None:
+            return 0.01
+
+        def stats(self) -> QueueStats:
+            self.counts += 1
+            return super().stats()
+
+    queue = Watching(events_max=2, overflow="drop_oldest")
+    world = World(queue=queue)
+    for _ in range(200):
+        world.sender.step([])
+        world.clock.advance(0.01)
+    assert queue.counts <= 4
+    queue.put(log_events(1, 2))
+    queue.put(log_events(3))
+    world.run(1.1)
+    assert [signal.events for signal in world.of(Dropped)] == [1]

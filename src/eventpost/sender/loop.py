@@ -30,6 +30,7 @@ from .retry import Delivered, History, Hold, Rejected, RetryLater, RetryPolicy, 
 from .settlement import Settlement
 
 IDLE_S: Final = 60.0
+TELL_S: Final = 1.0
 ANSWER_CHARS_MAX: Final = 1024
 NEVER: Final = 1 << 62
 OnRequest = Callable[[Envelope, bytes], None]
@@ -73,7 +74,7 @@ class Sender:
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._settlement = Settlement(self._queue, self._emit)
-        self._tend_at = -inf
+        self._tend_at = self._tell_at = -inf
         self._wishes: deque[Flush] = deque()
         self._flushes: list[Flush] = []
 
@@ -318,7 +319,9 @@ class Sender:
     def _tend(self, now: float) -> None:
         next_s = self._settlement.tend()
         self._tend_at = now + (IDLE_S if next_s is None else next_s)
-        self._settlement.tell_dropped()
+        if now >= self._tell_at or self._tend_at - now >= TELL_S:  # to count can be dear
+            self._tell_at = now + TELL_S
+            self._settlement.tell_dropped()
 
     def tell_dropped(self) -> None:
         """Emit what the queue has dropped since the last time."""
