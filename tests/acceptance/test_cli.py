@@ -2,10 +2,14 @@
 
 import json
 import os
+import pathlib
+import shutil
 import signal
 import stat
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 
@@ -136,18 +140,115 @@ def test_send_delivers_for_whoever_only_stores_until_sigterm(tmp_path, collector
     sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert collector.wait_for(1, timeout_s=20)
-        began = time.monotonic()
         assert writer.dispatch_event(log_event("second"))
         assert collector.wait_for(2, timeout_s=5)
-        assert time.monotonic() - began < 2
+        took_s = []
+        for number in range(3, 53):
+            began = time.time()
+            assert writer.dispatch_event(log_event(f"number {number}"))
+            assert collector.wait_for(number, timeout_s=5)
+            took_s.append(collector.requests[-1].time - began)
+        # Promised are 20 ms, and 7 are usual; a full look every 5 s, or ten a second, would not do.
+        assert statistics.median(took_s) < 0.045, took_s
         sender.send_signal(signal.SIGTERM)
         said, _ = sender.communicate(timeout=15)
         assert sender.returncode == 0
-        assert "delivered 2" in said
+        assert "delivered 52" in said
     finally:
         sender.kill()
         sender.wait(5)
-    assert writer.close().delivered == 2
+    assert writer.close().delivered == 52
+
+
+def eventpost_as_nobody(*arguments):
+    """Run a command under another user, in the group 4242 only; returns the finished process."""
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        missing("root and setpriv, to become another user")
+    become = ["setpriv", "--reuid=65534", "--regid=65534", "--groups=4242", os.path.realpath(sys.executable)]
+    packages = os.pathsep.join(one for one in sys.path if one)  # of this interpreter's environment
+    options = {"env": {**os.environ, "PYTHONPATH": packages}, "capture_output": True, "text": True, "timeout": 40}
+    if subprocess.run([*become, "-c", "import eventpost.cli.app"], check=False, **options).returncode:
+        missing("an interpreter and packages that other users may read")
+    return subprocess.run([*become, "-m", "eventpost.cli", *map(str, arguments)], check=False, **options)
+
+
+@pytest.fixture
+def passable():
+    """Give a folder that others may pass, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield pathlib.Path(name)
+
+
+def test_a_group_shares_the_folder_with_a_sender_under_another_user(passable, collector):
+    """What one user wrote, another one in the group sends; and his dead letters the first one retries."""
+    writer = EventDispatcher(JournalQueue(passable / "j", group=4242), endpoint=collector.url, sender="none")
+    assert writer.dispatch_event(log_event("a"))
+    assert writer.dispatch_event(log_event("u-bad", "bad"))
+    send = ["send", "--journal", passable / "j", "--until-empty", "--timeout", 20]
+    done = eventpost_as_nobody(*send, "--group", 4242)
+    assert done.returncode == 0, done.stderr
+    assert set(collector.uuids) == {"a"}
+    assert (writer.stats().delivered, writer.stats().dead) == (1, 1)
+    collector.answer = None
+    done = eventpost("dead", "retry", "--all", "--journal", passable / "j")
+    assert (done.returncode, done.stdout) == (0, "retried 1\n")
+    assert eventpost_as_nobody(*send).returncode == 0
+    writer.close()
+    status = json.loads(eventpost("status", "--journal", passable / "j", "--json").stdout)
+    assert (status["accepted"], status["delivered"], status["closes"]) == (2, 2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "send", "dead list"])
+def test_a_folder_of_another_user_is_said_to_be_so(passable, collector, command):
+    """With owner, mode and remedy, by exit code 2: not that there were none."""
+    store(passable / "j", collector.url, "a")
+    done = eventpost_as_nobody(*command.split(), "--journal", passable / "j")
+    assert done.returncode == 2
+    assert "belongs to uid 0 with mode 0700" in done.stderr
+
+
+def test_an_unknown_group_is_wrong_usage(tmp_path, collector):
+    """Exit code 2 and a sentence."""
+    store(tmp_path / "j", collector.url, "a")
+    done = eventpost("send", "--journal", tmp_path / "j", "--group", "no-such-group", "--timeout", 1)
+    assert done.returncode == 2
+    assert "no such group" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tail_follows(tmp_path, collector):
+    """The newest first, then what comes, each once, from whichever process; Ctrl-C ends it."""
+    store(tmp_path / "j", collector.url, *(f"old-{number}" for number in range(20)))
+    command = [sys.executable, "-m", "eventpost.cli", "tail", "-f", "-n", "2", "--json", "--journal", tmp_path / "j"]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as tail:
+        try:
+            seen = [json.loads(tail.stdout.readline())["uuids"] for _ in range(2)]
+            store(tmp_path / "j", collector.url, "new-1")
+            seen.append(json.loads(tail.stdout.readline())["uuids"])
+            store(tmp_path / "j", collector.url, "new-2")
+            seen.append(json.loads(tail.stdout.readline())["uuids"])
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(10) == 130
+            assert tail.stdout.read() == ""
+        finally:
+            tail.kill()
+    assert seen == ["old-18", "old-19", "new-1", "new-2"]
+
+
+@pytest.mark.parametrize("command", ["tail", "tail --json", "dead export"])
+def test_a_reader_that_has_enough_is_no_trouble(with_dead, collector, command):
+    """As in ``| head -1``: no traceback, no complaint; exit code 1."""
+    store(with_dead, collector.url, "a")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = eventpost(
+            *command.split(), "--journal", with_dead, capture_output=False, stdout=writer, stderr=subprocess.PIPE
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("command", ["status", "tail", "verify", "send", "dead list", "dead export"])

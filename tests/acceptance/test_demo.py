@@ -1,5 +1,7 @@
 """``eventpost demo``, run as a person would run it."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -12,20 +14,22 @@ from support import missing
 
 
 @pytest.fixture(scope="module")
-def performance():
-    """Run the demo once; returns its exit code, what it printed, and how long it took."""
+def performance(tmp_path_factory):
+    """Run the demo once, keeping its folder; returns what ended, how long it took, and where its folders go."""
     if find_spec("typer") is None:
         missing("typer (the extra cli)")
+    here = tmp_path_factory.mktemp("demo")
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "eventpost.cli", "demo"],
+        [sys.executable, "-m", "eventpost.cli", "demo", "--keep"],
+        env={**os.environ, "TMPDIR": str(here)},
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    return done, time.monotonic() - began
+    return done, time.monotonic() - began, here
 
 
 def numbers(line):
@@ -35,7 +39,7 @@ def numbers(line):
 
 def test_the_demo_loses_nothing_and_says_so(performance):
     """Through an outage and a kill -9 every event that was accepted arrives; the collector counted."""
-    done, _ = performance
+    done, _, _ = performance
     assert done.returncode == 0, done.stdout + done.stderr
     ours = next(line for line in done.stdout.splitlines() if line.startswith("Eventpost:  "))
     accepted, delivered, lost = numbers(ours)
@@ -45,7 +49,7 @@ def test_the_demo_loses_nothing_and_says_so(performance):
 
 def test_the_sdk_alone_loses_events_in_the_same_story(performance):
     """What stands beside it was counted in the same way: handed in = delivered + lost."""
-    done, _ = performance
+    done, _, _ = performance
     alone = next(line for line in done.stdout.splitlines() if line.startswith("the SDK alone:  "))
     handed_in, delivered, lost, *_ = numbers(alone)
     assert handed_in == delivered + lost
@@ -54,7 +58,7 @@ def test_the_sdk_alone_loses_events_in_the_same_story(performance):
 
 def test_the_demo_tells_its_story_in_plain_lines(performance):
     """Without a terminal it prints lines, no escapes, no questions."""
-    done, _ = performance
+    done, _, _ = performance
     story = ["applications start", "outage", "kill -9", "started again", "endpoint is back", "close their clients"]
     places = [done.stdout.find(word) for word in story]
     assert -1 not in places
@@ -66,3 +70,14 @@ def test_the_demo_tells_its_story_in_plain_lines(performance):
 def test_the_demo_takes_less_than_a_minute(performance):
     """So that people watch it to its end."""
     assert performance[1] < 60
+
+
+def test_what_the_demo_keeps_can_be_looked_at(performance):
+    """``--keep`` names the folder; its journal tells the sum that was printed."""
+    done, _, here = performance
+    (kept,) = here.iterdir()
+    assert f"kept: {kept}" in done.stdout
+    command = [sys.executable, "-m", "eventpost.cli", "status", "--journal", str(kept / "journal"), "--json"]
+    status = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout)
+    assert status["closes"]
+    assert f"accepted {status['accepted']:,} = delivered {status['delivered']:,} + queued 0" in done.stdout

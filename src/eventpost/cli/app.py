@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated
 
@@ -126,8 +127,11 @@ def run() -> int:
         show.say(f"{error.filename} exists; it is not written over", to=show.err)
     except (FileNotFoundError, JournalUnusable, PermissionError) as error:
         show.say(f"{error.filename}: {error.strerror}" if error.filename else str(error), to=show.err)
+    except BrokenPipeError:  # who read the output has enough; what is left in its buffer must not be tried again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except OSError as error:
-        show.say(f"{error.filename or 'journal'}: {error.strerror}", to=show.err)
+        show.say(f"{error.filename or 'eventpost'}: {error.strerror}", to=show.err)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,9 @@ app = typer.Typer(
     no_args_is_help=True, help="Look at dead letters; send them again, or let them go.", rich_markup_mode=None
 )
 
-Journal = Annotated[Path, typer.Option("--journal", help="The journal's folder.", show_default=False)]
+Journal = Annotated[  # whether it can be used, `open_folder` says, with the remedy
+    Path, typer.Option("--journal", help="The journal's folder.", show_default=False, readable=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 VisitorIds = Annotated[bool, typer.Option("--visitor-ids", help="Show visitor and session ids; masked otherwise.")]
 Ids = Annotated[
@@ -84,7 +87,7 @@ def discard(
 ) -> None:
     """Give dead letters up for good; the ledger counts them as dropped: dead_discarded."""
     if not yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise typer.BadParameter("discarding cannot be undone: say --yes where nobody can be asked")
         typer.confirm("Discard for good?", abort=True)
     _change(journal, ids, all_=all_, json_=json_, word="discarded", change=inspect.discard_dead)
@@ -101,16 +104,36 @@ def export(
     visitor_ids: VisitorIds = False,
 ) -> None:
     """Write all dead letters with their payloads as JSON."""
-    values = [
-        show.letter_as_dict(one, visitor_ids=visitor_ids, with_payload=True) for one in inspect.dead_letters(journal)
-    ]
-    text = json.dumps(values, indent=2) + "\n" if json_ else "".join(json.dumps(value) + "\n" for value in values)
+    letters = inspect.dead_letters(journal)
     if output is None:
-        sys.stdout.write(text)
+        for _, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
+            sys.stdout.write(text)
+        sys.stdout.flush()
         return
-    with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    show.say(f"{len(values):,} dead letters written to {output}", to=show.err)
+    inspect.open_folder(journal)  # no journal, no file
+    count = 0
+    with (
+        os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
+        Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar,
+    ):
+        task = bar.add_task("writing", total=None)
+        for count, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
+            file.write(text)
+            bar.update(task, completed=count)
+    show.say(f"{count:,} dead letters written to {output}", to=show.err)
+
+
+def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) -> Iterator[tuple[int, str]]:
+    """Yield the text of an export, piece by piece, with the letters so far: there may be more than memory holds."""
+    count = 0
+    for count, letter in enumerate(letters, 1):
+        value = show.letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
+        if array:
+            yield count, ("[\n" if count == 1 else ",\n") + textwrap.indent(json.dumps(value, indent=2), "  ")
+        else:
+            yield count, json.dumps(value) + "\n"
+    if array:
+        yield count, "\n]\n" if count else "[]\n"
 
 
 def _change(

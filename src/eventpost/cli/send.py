@@ -75,8 +75,12 @@ def run_send(
     told, tell = os.pipe()  # an Event set by a handler would deadlock if its waiter were interrupted in the wrong place
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.write(tell, b"."))
+    shared_with: str | int | None = int(group) if group is not None and group.isdecimal() else group
     http = build_http_transport()
-    queue = JournalQueue(journal, adopt="always", group=group, allow_network_fs=True)
+    try:
+        queue = JournalQueue(journal, adopt="always", group=shared_with, allow_network_fs=True)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--group") from None
     transport = http if endpoint is None else Elsewhere(http, endpoint)
     dispatcher = EventDispatcher(queue, transport=transport, sender="thread")  # whatever the environment says
     deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -8,6 +8,7 @@ tell.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -98,7 +99,13 @@ class Finding:
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
     """Return the folder of a journal.  Raises FileNotFoundError if it is none, JournalUnusable if it can't be used."""
-    if not os.path.isdir(os.path.join(os.fspath(path), "segments")):
+    try:
+        found = stat.S_ISDIR(os.stat(os.path.join(os.fspath(path), "segments")).st_mode)
+    except PermissionError:
+        found = True  # not ours to see: below it is said whose it is
+    except OSError:
+        found = False
+    if not found:
         raise FileNotFoundError(2, "no journal here (no folder named segments in it); check the path", os.fspath(path))
     return Folder(path, disk=None, gid=None, allow_network_fs=True)
 
