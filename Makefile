@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CODE   := src tests examples bench
+CODE   := src tests examples bench proof
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers docs bench clean
+.PHONY: help demo test check format lint types layers docs bench soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -38,6 +38,9 @@ docs: $(READY)  ## the documentation names what there is
 
 bench: $(READY)  ## the official pipeline and ours, alternately in one run; writes docs/performance.md
 	@$(BIN)/python -m bench
+
+soak: $(READY)  ## the whole proof: simulations, power loss, kills, fuzzing, chaos; hours; writes its figures to docs/guarantees.md
+	@$(BIN)/python -m proof --record all
 
 clean:  ## remove the environment and what the tools leave behind
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
