@@ -1,5 +1,6 @@
 """The policy table, row by row, and its guards."""
 
+import time
 from datetime import datetime, timezone
 from email.utils import format_datetime
 
@@ -126,7 +127,8 @@ def test_no_answer_never_kills() -> None:
         (format_datetime(datetime.fromtimestamp(NOW + 90, timezone.utc), usegmt=True), 90.0),
         ("Tue, 14 Nov 2023 22:14:50 GMT", 90.0),
         ("Tuesday, 14-Nov-23 22:14:50 GMT", 90.0),
-        ("Tue Nov 14 22:14:50 2023", None),
+        ("Tue Nov 14 22:14:50 2023", 90.0),
+        ("Tue, 14 Nov 2023 22:14:50 -0000", 90.0),
         ("Tue, 14 Nov 2023 22:13:19 GMT", 0.0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
         ("-1", None),
@@ -144,10 +146,19 @@ def test_no_answer_never_kills() -> None:
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     """Seconds or an HTTP date (RFC 9110, 10.2.3), capped; nonsense is no wish."""
     parsed = parse_retry_after(value, now_epoch_s=NOW, cap_s=3600.0)
-    if value == "Tue Nov 14 22:14:50 2023":  # asctime has no zone: whatever it is read as, it stays within bounds
-        assert parsed is None or 0.0 <= parsed <= 3600.0
-    else:
-        assert parsed == (None if seconds is None else pytest.approx(seconds))
+    assert parsed == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("value", ["Tue Nov 14 22:14:50 2023", "Tue, 14 Nov 2023 22:14:50 -0000"])
+def test_a_date_without_a_zone_is_gmt(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dates of HTTP are GMT, whatever the time zone of this machine."""
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        assert parse_retry_after(value, now_epoch_s=NOW, cap_s=3600.0) == pytest.approx(90.0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text(max_size=40))

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
@@ -169,7 +170,9 @@ def parse_retry_after(value: str | None, *, now_epoch_s: float, cap_s: float) ->
     if _DECIMAL.fullmatch(text):
         return min(float(text), cap_s)
     try:
-        when_s = parsedate_to_datetime(text).timestamp()
+        when = parsedate_to_datetime(text)
+        # Without a zone (asctime's form, "-0000") it is GMT like every date of HTTP, and not this machine's time.
+        when_s = (when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError, OSError):
         return None
     return min(max(0.0, when_s - now_epoch_s), cap_s)
