@@ -46,6 +46,9 @@ CONNECTION_LIFE_S: Final = 600
 """A connection is replaced at this age, so that a change in DNS is followed."""
 CONNECTIONS_KEPT_MAX: Final = 512
 UPLOAD_BUFFER_BYTES: Final = 16 * 1024
+NAMES_KEPT_S: Final = 60
+"""How long a resolved name is remembered; libcurl's own default."""
+UNRESOLVED_MAX: Final = 1024
 LOOK_AGAIN_S: Final = 0.25
 LOOK_AGAIN_CROWDED_S: Final = 0.005
 FD_SETSIZE: Final = 1024
@@ -136,6 +139,7 @@ class CurlTransport:
         self._waiting = False
         self._woken = False
         self._lookup_stuck = False
+        self._unresolved: set[str] = set()
 
     # -- the protocol -----------------------------------------------------------------------------------------------
 
@@ -258,7 +262,9 @@ class CurlTransport:
         envelope = request.envelope
         verb = envelope.verb
         url = target(envelope, request.body)
-        config = (url, verb, envelope.headers, request.timeout_s)
+        # libcurl 8.16 and later remember for half a minute that a name could not be resolved: these are asked anew.
+        cache_s = 0 if envelope.url in self._unresolved else NAMES_KEPT_S
+        config = (url, verb, envelope.headers, request.timeout_s, cache_s)
         set_option = slot.curl.setopt
         if slot.config != config:
             slot.config = None
@@ -266,6 +272,7 @@ class CurlTransport:
             pairs = outgoing_headers(envelope.headers)
             lines = [f"{name}: {value}" if value else f"{name};" for name, value in pairs]
             set_option(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*lines, "Expect:")])
+            set_option(pycurl.DNS_CACHE_TIMEOUT, cache_s)
             set_option(pycurl.TIMEOUT_MS, max(1, int(request.timeout_s * 1000)))
             set_option(pycurl.PIPEWAIT, 1 if self._http2 and url[:6].lower() == "https:" else 0)
             slot.curl.unsetopt(pycurl.CUSTOMREQUEST)
@@ -321,10 +328,13 @@ class CurlTransport:
                 # libcurl has turned a date into seconds; 0 is no header, or a time that has passed
                 seconds = curl.getinfo(pycurl.RETRY_AFTER)
                 retry_after = str(seconds) if seconds > 0 else None
+            self._unresolved.discard(request.envelope.url)
             return Response(status, retry_after, b"".join(slot.chunks), elapsed_s)
         if is_lookup_timeout(code, message):
             self._lookup_stuck = True
         kind, text = fault(code, message, self._authorities.remedy())
+        if kind == "dns" and len(self._unresolved) < UNRESOLVED_MAX:
+            self._unresolved.add(request.envelope.url)
         return TransportError(kind, f"{shown_url(request.envelope.url)}: {text}", elapsed_s)
 
     def _sleep(self, left_s: float) -> None:
