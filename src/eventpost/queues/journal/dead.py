@@ -216,7 +216,7 @@ def letters(folder: Folder, name: str) -> Iterator[tuple[int, DeadLetter]]:
             elif frame.kind == Kind.DEAD and settled[frame.ordinal] not in fmt.SETTLED and frame.envelope in envelopes:
                 meta, payload = fmt.decode_dead(frame.payload)
                 yield frame.ordinal, _letter(name, frame, meta, Event(envelopes[frame.envelope], payload))
-        except (ValueError, IndexError):
+        except (ValueError, TypeError, IndexError):  # what was damaged or made by hand: null where a number stands
             continue
 
 

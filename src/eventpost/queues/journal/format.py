@@ -162,7 +162,7 @@ def decode_header(data: bytes) -> Header:
 
 def with_seal(header: Header, data: bytes) -> Header:
     """Return the header with what its first page says of the seal."""
-    seal = decode_seal(data[SEAL_AT : SEAL_AT + _SEAL.size])
+    seal = decode_seal(header, data[SEAL_AT : SEAL_AT + _SEAL.size])
     return header if seal is None else header._replace(sealed_events=seal[0], sealed_end=seal[1])
 
 
@@ -172,10 +172,12 @@ def encode_seal(events: int, end: int) -> bytes:
     return _SEAL.pack(events, end, crc32(body) | 1)
 
 
-def decode_seal(data: bytes) -> tuple[int, int] | None:
-    """Read the seal: number of events and end of the records, or None if there is none."""
+def decode_seal(header: Header, data: bytes) -> tuple[int, int] | None:
+    """Read the seal: number of events and end of the records, or None if there is none that can be true."""
+    if len(data) < _SEAL.size:
+        return None
     events, end, checksum = _SEAL.unpack(data)
-    if not checksum or crc32(data[:12]) | 1 != checksum:
+    if not checksum or crc32(data[:12]) | 1 != checksum or events > header.events_max or end < header.records_at:
         return None
     return events, end
 

@@ -137,6 +137,7 @@ class Keeper:
                 return 0
             frames = (one for _, one, _ in dead.walk(disk.read(fd, disk.size(path), 0), cursor.header.records_at))
             count = 1 + max((one.ordinal for one in frames if one is not None and one.kind == Kind.EVENT), default=-1)
+        cursor.ordinal = count
         self.orphans.settle_parked([cursor])
         before, size = cursor.outcomes(), disk.size(path)
         dropped = cursor.mark(range(count), Outcome.OVERFLOW)
@@ -146,6 +147,5 @@ class Keeper:
         else:
             self.claims.adopted += dropped
         self.claims.lose("overflow", dropped)
-        cursor.ordinal = count
         self.claims.discard(cursor)
         return size

@@ -216,7 +216,10 @@ class Cursor:
             if writer is None and disk.size(path) >= self.header.records_at:
                 # A copy of a journal may have holes here, and a store into a hole of a full disk is a SIGBUS.
                 disk.fill_holes(self.fd, self.header.records_at)
-            self.map: Map | None = disk.map(self.fd, self.header.records_at)
+            try:
+                self.map: Map | None = disk.map(self.fd, self.header.records_at)
+            except ValueError as error:  # a mapping that is longer than its file
+                raise fmt.BadHeader("the file ends before its records begin") from error
         except (OSError, ValueError):
             if fd is None:
                 disk.close(self.fd)
@@ -250,14 +253,17 @@ class Cursor:
             return 0  # looked at a hundred times a second: a window of nothing is not worth reading
         while left > 0 and taken < bytes_max:
             data, at = self._window()
-            begin, stop = at, len(data) - FRAME_HEAD_BYTES
+            begin, size = at, len(data)
+            stop = size - FRAME_HEAD_BYTES
             settled, envelopes, expected = self._settled(), self.envelopes, self.ordinal
             anomaly = True
             while at <= stop:
                 checksum, length, ordinal, at_s, number, kind, _ = _unpack_frame(data, at)
                 after = at + length
-                if length < FRAME_HEAD_BYTES or ordinal != expected or crc32(data[at + 4 : after]) != checksum:
-                    break  # nothing there, or half of a frame (too few bytes for the checksum to hold), or damage
+                if length < FRAME_HEAD_BYTES or ordinal != expected or after > size:
+                    break  # nothing there, or half of a frame, or what follows a gap
+                if crc32(data[at + 4 : after]) != checksum:
+                    break
                 if kind == _EVENT:
                     envelope = envelopes.get(number)
                     if envelope is None or ordinal >= most:
@@ -281,7 +287,7 @@ class Cursor:
                     break
             self.ordinal = expected
             self.at += at - begin
-            if anomaly and at == begin and not self._go_on(empty=begin >= len(data)):
+            if anomaly and at == begin and not self._go_on(empty=begin >= size):
                 break
         return taken
 
@@ -338,7 +344,9 @@ class Cursor:
 
     def _seal(self) -> tuple[int, int] | None:
         """Return how another process has ended its segment, if it has: the header is mapped, and so its seal."""
-        return None if self.map is None else fmt.decode_seal(self.map[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES])
+        if self.map is None:
+            return None
+        return fmt.decode_seal(self.header, self.map[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES])
 
     def _end_at(self, events: int, end: int) -> None:
         self.header = self.header._replace(sealed_events=events, sealed_end=end)
@@ -359,7 +367,9 @@ class Cursor:
             if found is None:
                 return False
             follower = fmt.read_frame(data, found)
-            lost_until = follower.ordinal if isinstance(follower, fmt.Frame) else self.ordinal
+            lost_until = self.ordinal
+            if isinstance(follower, fmt.Frame) and follower.ordinal <= self._most:
+                lost_until = follower.ordinal
             skipped = found
         lost = max(0, lost_until - self.ordinal)
         self._lose(lost, data[:skipped], "a frame's checksum does not hold")
@@ -367,8 +377,14 @@ class Cursor:
         self.buffer = b""
         return bool(skipped or lost)
 
+    @property
+    def _most(self) -> int:
+        """How many events there can be."""
+        sealed = self.header.sealed_events
+        return self.header.events_max if sealed is None else sealed
+
     def _passable(self, here: fmt.Frame) -> bool:
-        return here.ordinal >= self.ordinal
+        return self.ordinal <= here.ordinal < self._most + (here.kind == Kind.ENVELOPE)
 
     def _lose(self, lost: int, data: bytes, why: str) -> None:
         first, self.ordinal = self.ordinal, self.ordinal + lost
@@ -387,12 +403,24 @@ class Cursor:
         ):
             tail = self.disk.read(self.fd, max(0, end - self.at), self.at)
             self._lose(self.header.sealed_events - self.ordinal, tail, "a frame's checksum does not hold")
-        elif self.at < end:
-            tail = self.disk.read(self.fd, min(end - self.at, 1 << 24), self.at).rstrip(b"\0")
-            if tail:
-                self.on_damage(self, self.at, tail, 0, "torn tail: the writer died before this put returned")
+        else:
+            self._lose(self._told_by_outcomes(), b"", "an outcome is there, its event is not")
+            if self.at < end:
+                tail = self.disk.read(self.fd, min(end - self.at, 1 << 24), self.at).rstrip(b"\0")
+                if tail:
+                    self.on_damage(self, self.at, tail, 0, "torn tail: the writer died before this put returned")
         self.at = end
         self.buffer = b""
+
+    def _told_by_outcomes(self) -> int:
+        """Return how many events beyond the last frame must have been there, for they or later ones have an outcome.
+
+        So it is after power loss, which may keep the outcomes and not the records.  Sealed segments tell their count.
+        """
+        if self.map is None or self.header.sealed_events is not None:
+            return 0
+        rest = self.map[self.header.outcomes_at + self.ordinal : self.header.records_at].rstrip(b"\0")
+        return len(rest) if SETTLED.issuperset(rest.replace(b"\0", b"")) else 0
 
     def mark(self, ordinals: range, outcome: Outcome) -> int:
         """Settle those of the ordinals that are not settled yet; returns how many were."""
@@ -448,10 +476,10 @@ class Cursor:
         return self.ended and not self.leased and not self.waiting
 
     def outcomes(self) -> dict[Outcome, int]:
-        """Count the settled events by outcome."""
+        """Count the settled events by outcome; what stands behind the last event is not one's outcome."""
         if self.map is None:
             return {}
-        return count_outcomes(self.map[self.header.outcomes_at : self.header.records_at])
+        return count_outcomes(self.map[self.header.outcomes_at : self.header.outcomes_at + self.ordinal])
 
     def close(self) -> None:
         """Let the file go, and with it the claim."""
