@@ -13,7 +13,9 @@ import time
 
 from .record import record
 
-PARTS: dict[str, str] = {}
+PARTS: dict[str, str] = {
+    "fuzz": "mutated segments, Retry-After headers and log events, a million each",
+}
 """Name on the command line: what it does.  The module has the same name."""
 
 
