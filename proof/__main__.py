@@ -14,6 +14,7 @@ import time
 from .record import record
 
 PARTS: dict[str, str] = {
+    "endpoints": "every fault of an endpoint, against both transports",
     "fuzz": "mutated segments, Retry-After headers and log events, a million each",
 }
 """Name on the command line: what it does.  The module has the same name."""
