@@ -1056,9 +1056,13 @@ def test_a_damaged_size_in_a_header_costs_its_file_only(folder: Path) -> None:
     writer.put([event(0)])
     [name] = names(folder)
     path = folder / "segments" / name
+    header = fmt.decode_header(path.read_bytes()[: fmt.PAGE_BYTES])
     with path.open("r+b") as file:
-        file.seek(12)
-        file.write(b"\xff\xff\xff\x7f")
+        file.write(
+            fmt.encode_header(
+                header.lane, header.writer, header.created_ms, sender=False, retry=False, outcome_pages=(1 << 31) - 1
+            )
+        )
     dead_after(folder, lambda queue: queue.put([event(1)]))
     sender = JournalQueue(folder, adopt="always")
     sender.scan()

@@ -98,6 +98,23 @@ def test_a_file_that_ends_within_its_outcomes(tmp_path: Path) -> None:
     queue.close()
 
 
+@pytest.mark.parametrize("at", range(8, 16))
+def test_a_flipped_bit_in_the_headers_numbers_costs_nothing(at: int, tmp_path: Path) -> None:
+    """Version and pages stand in the header's text, too, which has a checksum: a bit that flips is seen through."""
+    for bit in range(8):
+        data = bytearray(segment(*map(event, range(20))))
+        data[at] ^= 1 << bit
+        folder = tmp_path / str(bit)
+        (folder / "segments").mkdir(parents=True)
+        (folder / "segments" / NAME).write_bytes(data)
+        queue = JournalQueue(folder)
+        queue.scan()
+        queue.ack(queue.claim(URL, 100, 1 << 20))
+        stats = queue.stats()
+        queue.close()
+        assert (stats.accepted, stats.delivered, stats.dropped) == (20, 20, {})
+
+
 def test_a_dead_letter_whose_note_is_none(tmp_path: Path) -> None:
     """A letter whose note has null where a number stands is passed over; the others are shown."""
     frames = [

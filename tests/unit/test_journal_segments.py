@@ -153,11 +153,16 @@ def test_the_reader_takes_any_bytes(tmp_path_factory: pytest.TempPathFactory, no
     queue.close()
 
 
-def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
-    """A segment of a newer release is neither damage nor orphan."""
+@pytest.mark.parametrize("text", ["as ours", "another"])
+def test_a_newer_format_is_left_alone(tmp_path: Path, text: str) -> None:
+    """A segment of a newer release is neither damage nor orphan, whatever that writes behind the version."""
     path = left_by_a_dead_writer(tmp_path / "j", 3)
     data = bytearray(path.read_bytes())
     data[8] = fmt.VERSION + 1
+    length = int.from_bytes(data[16:20], "little")
+    data[64 : 64 + length] = bytes(data[64 : 64 + length]).replace(b'"version":1', b'"version":2')
+    if text == "as ours":
+        data[20:24] = fmt.crc32(data[64 : 64 + length]).to_bytes(4, "little")
     path.write_bytes(data)
     queue, heard = adopt(tmp_path / "j")
     assert drain(queue) == []

@@ -6,6 +6,9 @@ A segment is one file::
     next pages     outcomes one byte per event, by ordinal: 0 while unsettled, else an :class:`Outcome`
     rest           records  frames, each starting at a multiple of 8
 
+The text repeats the version and the pages of the outcomes: it has a checksum, so where they differ it is right, and a
+bit that flips in the fixed part costs nothing.
+
 Fixed part, little endian: magic ``EVPOSTJ\\n``, format version (u16), pages of the header (u16), pages of the outcomes
 (u32), length and crc32 of the JSON text (u32 each), and, zero until the segment is sealed: number of events (u32),
 end of the records (u64) and a crc32 of those two (u32).
@@ -125,10 +128,18 @@ class Header(NamedTuple):
 
 def encode_header(lane: str, writer: str, created_ms: int, *, sender: bool, retry: bool, outcome_pages: int) -> bytes:
     """Return the header pages of a new segment."""
-    text = orjson.dumps({"lane": lane, "writer": writer, "created_ms": created_ms, "sender": sender, "retry": retry})
-    pages = -(-(_JSON_AT + len(text)) // PAGE_BYTES)
+    text = orjson.dumps({
+        "lane": lane, "writer": writer, "created_ms": created_ms, "sender": sender, "retry": retry,
+        "version": VERSION, "outcome_pages": outcome_pages,
+    })  # fmt: skip
+    pages = _pages(len(text))
     fixed = _FIXED.pack(MAGIC, VERSION, pages, outcome_pages, len(text), crc32(text))
     return (fixed.ljust(_JSON_AT, b"\0") + text).ljust(pages * PAGE_BYTES, b"\0")
+
+
+def _pages(text_bytes: int) -> int:
+    """Return how many pages a header with such a text has."""
+    return -(-(_JSON_AT + text_bytes) // PAGE_BYTES)
 
 
 def header_bytes_wanted(first_page: bytes) -> int:
@@ -139,23 +150,38 @@ def header_bytes_wanted(first_page: bytes) -> int:
     return max(1, pages) * PAGE_BYTES
 
 
+def _fields(text: bytes, length: int, checksum: int) -> dict[str, Any] | None:
+    """Return what the header's text says, None if it is damaged; the numbers in it are numbers."""
+    if len(text) != length or crc32(text) != checksum:
+        return None
+    try:
+        fields = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    numbers = ("version", "outcome_pages")
+    if not isinstance(fields, dict) or any(type(fields.get(name, 0)) is not int for name in numbers):
+        return None
+    return fields if ("version" in fields) == ("outcome_pages" in fields) else None
+
+
 def decode_header(data: bytes) -> Header:
     """Read a header.  Raises BadHeader for what is damaged and NewerFormat for what is newer."""
     if len(data) < PAGE_BYTES or data[:8] != MAGIC:
         raise BadHeader("not a segment: its first bytes are not a segment's")
     _, version, pages, outcome_pages, length, checksum = _FIXED.unpack_from(data)
+    fields = _fields(data[_JSON_AT : _JSON_AT + length], length, checksum)
+    if fields is not None and "outcome_pages" in fields:
+        version, pages, outcome_pages = fields["version"], _pages(length), fields["outcome_pages"]
     if version > VERSION:
         raise NewerFormat(f"format version {version}; this release reads up to {VERSION}")
-    text = data[_JSON_AT : _JSON_AT + length]
-    if version == 0 or not pages or not outcome_pages or len(text) != length or crc32(text) != checksum:
+    if fields is None or version <= 0 or not pages or outcome_pages <= 0:
         raise BadHeader("the header's checksum does not hold")
     try:
-        fields: dict[str, Any] = orjson.loads(text)
         header = Header(
             str(fields["lane"]), str(fields["writer"]), int(fields["created_ms"]),
             bool(fields["sender"]), bool(fields["retry"]), pages, outcome_pages,
         )  # fmt: skip
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BadHeader("the header's text cannot be read") from error
     return with_seal(header, data)
 
