@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.test_journal_segments import URL, adopt, drain, event, left_by_a_dead_writer, number_of
+from tests.support import URL, drain, event, number_of
+from tests.unit.test_journal_segments import adopt, left_by_a_dead_writer
 
 from eventpost.queues.journal import JournalQueue, inspect
 from eventpost.queues.protocol import Answer

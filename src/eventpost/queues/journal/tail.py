@@ -81,7 +81,7 @@ def _read_on(folder: Folder, name: str, place: _Place, *, pass_sealed: bool) -> 
         begin = header.records_at if place.at < 0 else place.at
         if not sealed and not any(disk.read(fd, fmt.FRAME_HEAD_BYTES, begin)):
             return []
-        data = disk.read(fd, disk.size(path) - begin, begin)
+        data = disk.read(fd, max(0, disk.size(path) - begin), begin)  # a copy may end within its header
         settled = disk.read(fd, header.events_max, header.outcomes_at)
     finally:
         disk.close(fd)
