@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eventpost import EventDispatcher, JournalQueue, LogEvent
 from eventpost.testing import Collector, Reply
 
 PRELUDE = """
@@ -132,3 +133,18 @@ def test_fork_with_a_journal(collector: Collector, tmp_path: Path) -> None:
     wanted = {f"{prefix}{at}" for prefix in ("before", "after") for at in range(20)}
     wanted |= {f"c{child}-{at}" for child in range(3) for at in range(30)}
     assert dict(collector.uuids) == dict.fromkeys(wanted, 1)
+
+
+def test_what_is_in_flight_at_the_end_lands_and_nothing_more_is_started(collector: Collector, tmp_path: Path) -> None:
+    """A sender that ends takes the answers that come within a moment: what it gave up, another one would send again."""
+    collector.answer = lambda _request: Reply(delay_s=0.05)
+    body = {"visitors": [{"visitor_id": "v", "snapshots": [{"events": [{"uuid": "a"}]}]}]}
+    dispatcher = EventDispatcher(JournalQueue(tmp_path / "journal"), in_flight_max=1)
+    for _ in range(2):
+        assert dispatcher.dispatch_event(LogEvent(collector.url, body))
+    assert collector.wait_requests(1)
+    assert dispatcher._thread.close()  # as close() does once what was accepted before it is settled
+    count = dispatcher.stats()
+    assert (count.delivered, count.queued, count.in_flight) == (1, 1, 0)
+    assert collector.requests_total == 1
+    assert dispatcher.close().delivered == 1

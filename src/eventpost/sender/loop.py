@@ -105,6 +105,13 @@ class Sender:
             self._check_flushes()
         return self._timeout_s(now)
 
+    def land(self, completions: Sequence[Completion]) -> bool:
+        """Take what came back and start nothing more; return whether an answer is still waited for."""
+        now = self._clock.monotonic()
+        self._judge(completions, now)
+        self._settlement.settle(now)
+        return self._in_flight > 0
+
     def _judge(self, completions: Sequence[Completion], now: float) -> None:
         for completion in completions:
             try:

@@ -36,6 +36,8 @@ from .primitives import Event, Lock, get_ident, pause, start_new_thread
 POLL_FIRST_S: Final = 0.0005
 POLL_MAX_S: Final = 0.01
 STOP_GRACE_S: Final = 0.3
+LAND_S: Final = 0.15
+LAND_ROUNDS_MAX: Final = 1000
 AFTER_ERROR_S: Final = 0.5
 LOOK_AGAIN_S: Final = 0.05
 _log = logging.getLogger("eventpost")
@@ -169,13 +171,23 @@ class SenderThread:
         return completions
 
     def _finish(self) -> None:
-        """Settle what has come back, give back the rest, let go of the transport."""
+        """Settle what comes back within a moment, give back the rest, let go of the transport.
+
+        A flush waits for what was accepted before it; what came or was adopted since may be in flight now.  Nothing
+        more is started: a request that is given up may have been delivered, and its events are then sent twice.
+        """
         try:
-            self.sender.step(self._transport.wait(0.0))
+            deadline, left_s = self._clock.monotonic() + LAND_S, 0.0
+            for _ in range(LAND_ROUNDS_MAX):
+                if not self.sender.land(self._transport.wait(left_s)):
+                    break
+                left_s = deadline - self._clock.monotonic()
+                if left_s <= 0:
+                    break
         except Exception:  # noqa: BLE001 - logged; what can't be settled is given back
             _log.exception("eventpost: the sender's last round failed")
         self.sender.abandon()
-        self._transport.close(STOP_GRACE_S)
+        self._transport.close(STOP_GRACE_S - LAND_S)
 
     # -- waiting, on callers' threads
 
