@@ -148,3 +148,27 @@ def test_what_is_in_flight_at_the_end_lands_and_nothing_more_is_started(collecto
     assert (count.delivered, count.queued, count.in_flight) == (1, 1, 0)
     assert collector.requests_total == 1
     assert dispatcher.close().delivered == 1
+
+
+def test_a_fork_that_python_is_not_told_of(collector: Collector, tmp_path: Path) -> None:
+    """Parent and child of a fork in C, as uWSGI makes them, do not write over each other's events."""
+    code = """
+        import ctypes
+        d = EventDispatcher(JournalQueue(PATH), sender="none")
+        put(d, 'before', 20)
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            threads = [threading.Thread(target=put, args=(d, f'child{at}-', 20)) for at in range(4)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            assert d.stats().accepted == 80, d.stats()
+            os._exit(0)
+        put(d, 'parent', 20)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert d.stats().accepted == 40, d.stats()
+    """
+    ended(start(code, collector.url, tmp_path / "journal"))
+    ended(start(DELIVER, collector.url, tmp_path / "journal"))
+    wanted = {f"{prefix}{at}" for prefix in ("before", "parent") for at in range(20)} | {"last0"}
+    wanted |= {f"child{thread}-{at}" for thread in range(4) for at in range(20)}
+    assert dict(collector.uuids) == dict.fromkeys(wanted, 1)

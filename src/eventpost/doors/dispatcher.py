@@ -14,6 +14,7 @@ import logging
 import random as _random
 import sys
 from collections.abc import Callable, Iterable
+from os import getpid
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -133,8 +134,9 @@ class EventDispatcher:
             on_request=self.on_request,
         )
         self._thread = SenderThread(
-            self._sender, self.queue, transport, clock=self._clock, emit=self._emit, on_start=self._keep_alive
-        )
+            self._sender, self.queue, transport, clock=self._clock, emit=self._emit, on_start=self._keep_alive,
+            may_start=lifetime.threads_may_start,
+        )  # fmt: skip
         self._start_from_zero()
         self._closed = False
         self._closed_because = "the dispatcher is closed"
@@ -176,6 +178,8 @@ class EventDispatcher:
 
     def put_event(self, event: Event, *, urgent: bool) -> bool:
         """Put an encoded event into the queue; the face for our other doors.  ``urgent``: it waits for no company."""
+        if getpid() != lifetime.process:
+            lifetime.in_this_process()
         url = event.envelope.url
         if self._closed:
             return self.refuse("closed", self._closed_because)
@@ -218,6 +222,7 @@ class EventDispatcher:
 
     def stats(self) -> Report:
         """Return the count at this instant."""
+        lifetime.in_this_process()
         return make_report(self.queue.stats(), self._refused.read())
 
     def start(self) -> None:
@@ -225,6 +230,7 @@ class EventDispatcher:
 
         The first event starts it anyway.  Nothing happens with ``sender="none"``, or once closed.
         """
+        lifetime.in_this_process()
         if self._sends and not self._closed:
             self._thread.start()
 
@@ -234,6 +240,7 @@ class EventDispatcher:
         With ``sender="none"`` make the stored events as safe as the queue can.
         """
         _check_timeout(timeout_s)
+        lifetime.in_this_process()
         if not self._closed:
             if self._sends:
                 self._thread.flush(timeout_s)
@@ -258,6 +265,7 @@ class EventDispatcher:
         self._close(timeout_s, at_exit=True)
 
     def _close(self, timeout_s: float, *, at_exit: bool) -> Report:
+        lifetime.in_this_process()
         self._closed = True
         if self._thread.on_own_thread:
             return self.stats()

@@ -50,6 +50,7 @@ class SenderThread:
         sender, queue, transport, clock: its parts.
         emit: takes every signal; must not raise.
         on_start: called once per process, on the thread of the first event, before the thread starts.
+        may_start: whether a thread may be started in this process by now; asked again at the next event.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class SenderThread:
         clock: Clock,
         emit: Callable[[Signal], None],
         on_start: Callable[[], None],
+        may_start: Callable[[], bool] = lambda: True,
     ) -> None:
         self.sender = sender
         self._queue = queue
@@ -68,6 +70,7 @@ class SenderThread:
         self._clock = clock
         self._emit = emit
         self._on_start = on_start
+        self._may_start = may_start
         self._start_from_zero()
 
     def _start_from_zero(self) -> None:
@@ -111,6 +114,9 @@ class SenderThread:
             return  # somebody is at it
         try:
             if self._running or self._stopping:
+                return
+            if not self._may_start():
+                self._quotas = {}
                 return
             if not self._started:
                 self._started = True
