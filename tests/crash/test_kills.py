@@ -1,0 +1,17 @@
+"""A handful of the rounds that ``python -m proof kills`` plays by the hundred."""
+
+import random
+import sys
+
+from proof.kills import play_all
+
+ROUNDS = 5
+
+
+def test_some_rounds() -> None:
+    """Real processes with the real SDK, SIGKILL and SIGSTOP at random moments: nothing acknowledged is lost."""
+    seeds = [random.randrange(1 << 31) for _ in range(ROUNDS)]
+    print("seeds", seeds, file=sys.stderr)
+    found = play_all(seeds, sometimes=("kills", "acknowledged"))
+    assert found["rounds"] == ROUNDS
+    assert found["lost"] == 0
