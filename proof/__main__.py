@@ -17,6 +17,7 @@ PARTS: dict[str, str] = {
     "endpoints": "every fault of an endpoint, against both transports",
     "fuzz": "mutated segments, Retry-After headers and log events, a million each",
     "kills": "real processes with the real SDK, SIGKILL and SIGSTOP at random moments",
+    "versions": "the crash tests under each Python that is here",
 }
 """Name on the command line: what it does.  The module has the same name."""
 
