@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from eventpost import EventDispatcher, JournalQueue
 from eventpost.event import Envelope, Event
-from eventpost.queues.journal import Disk
+from eventpost.queues.journal import Disk, inspect
 from eventpost.queues.protocol import Queue, QueueStats
 
 if TYPE_CHECKING:
@@ -82,3 +84,13 @@ class HookedDisk(Disk):
             return found(*arguments, **keywords)
 
         return hooked
+
+
+def deliver_leftovers(journal: str | os.PathLike[str]) -> None:
+    """Deliver what lies in a folder, as another process would that starts on it."""
+    dispatcher = EventDispatcher(JournalQueue(journal, adopt="always"), linger_s=0.0)
+    dispatcher.start()
+    deadline = time.monotonic() + 20
+    while inspect.folder_status(journal).queued and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert dispatcher.close().pending == 0

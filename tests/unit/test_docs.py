@@ -10,6 +10,8 @@ import pytest
 
 from eventpost import settings
 from eventpost.watch import signals
+from exit_ends import ENDS
+from exit_servers import SERVERS
 from support import missing
 
 ROOT = Path(__file__).parents[2]
@@ -122,3 +124,11 @@ def test_no_page_names_a_machine():
     """No absolute path of somebody's machine stands in a page."""
     for page in PAGES:
         assert re.findall(r"(?<![\w./])/(?:work|tmp|root|home)/", page.read_text("utf-8")) == [], page.name
+
+
+def test_the_exits_are_the_tests_rows():
+    """docs/exits.md has the rows of the exit matrix, each with what its test asserts, and no others."""
+    page = [line for line in text("docs/exits.md").splitlines() if line.startswith("| ") and line.count("|") == 4]
+    rows = [*ENDS.items(), *SERVERS.items()]
+    wanted = [f"| {name} | {' | '.join(row.cells())} |" for name, row in rows]
+    assert [line for line in page if not line.startswith("| | ")] == wanted
