@@ -425,6 +425,23 @@ def test_the_last_words_of_dropped_events_are_told_once() -> None:
     assert world.of(Dropped) == [Dropped("overflow", 5)]
 
 
+def test_a_probe_that_is_due_waits_for_room_without_spinning() -> None:
+    """The one request that may be in flight is another endpoint's: its end wakes the sender, not the probe's time."""
+    world = World(
+        lambda request: Response(204) if request.envelope.url == UP else Response(403), latency_s=5.0, in_flight_max=1
+    )
+    world.queue.put(log_events(1, 2, url=DOWN))
+    world.run(5.1)
+    assert world.sender._lanes[DOWN].breaker.blocked
+    world.queue.put(log_events(*range(3, 6)))
+    world.step()
+    world.clock.advance(2.0)
+    probe_at = world.sender._lanes[DOWN].breaker.probe_due_at
+    assert probe_at is not None
+    assert probe_at <= world.clock.monotonic()
+    assert world.step() > 0
+
+
 # -- listeners and other people's mistakes
 
 

@@ -377,7 +377,9 @@ class Sender:
         for lane in self._lanes.values():
             if lane.breaker.blocked:
                 probe_at = lane.breaker.probe_due_at
-                if probe_at is not None and (lane.former.held() or self._queue.pending(lane.url)):
+                if probe_at is None or (probe_at <= now and not self._room(lane, now)):
+                    continue  # a probe that is due and has no room begins when another request ends
+                if lane.former.held() or self._queue.pending(lane.url):
                     at = min(at, probe_at)
             else:
                 since = lane.former.forming_since
