@@ -75,6 +75,8 @@ class Sender:
         self._in_flight_bytes = 0
         self._settlement = Settlement(self._queue, self._emit)
         self._tend_at = self._tell_at = -inf
+        self._claimed = False
+        """Something was claimed since the last periodic work, which may bring the next forward."""
         self._wishes: deque[Flush] = deque()
         self._flushes: list[Flush] = []
 
@@ -98,9 +100,13 @@ class Sender:
         self._settlement.settle(now)
         if now >= self._tend_at:
             self._tend(now)
+            self._claimed = False
         while self._wishes:
             self._note(self._wishes.popleft())
+        claimed_before = self._claimed
         self._send(now)
+        if self._claimed and not claimed_before:  # what came while the queue was idle: it may want a sync soon
+            self._tend_at = min(self._tend_at, self._tended(now))
         if self._flushes:
             self._check_flushes()
         return self._timeout_s(now)
@@ -323,9 +329,12 @@ class Sender:
 
     # -- periodic work, flushing, and when to come back
 
-    def _tend(self, now: float) -> None:
+    def _tended(self, now: float) -> float:
         next_s = self._settlement.tend()
-        self._tend_at = now + (IDLE_S if next_s is None else next_s)
+        return now + (IDLE_S if next_s is None else next_s)
+
+    def _tend(self, now: float) -> None:
+        self._tend_at = self._tended(now)
         if now >= self._tell_at or self._tend_at - now >= TELL_S:  # to count can be dear
             self._tell_at = now + TELL_S
             self._settlement.tell_dropped()
@@ -341,6 +350,7 @@ class Sender:
         self._flushes.append(flush)
 
     def _count_claimed(self, lane: Lane, leases: Sequence[Lease]) -> None:
+        self._claimed = True
         if self._flushes:
             first_claims = len([lease for lease in leases if lease.attempts == 1])
             for flush in self._flushes:

@@ -300,6 +300,11 @@ class Claims:
             for lane in list(self.lanes.values())
         )
 
+    def backlog(self) -> bool:
+        """Tell whether anything here is not settled yet."""
+        with self.lock:
+            return self.in_flight > 0 or self.waiting > 0 or self.unread() > 0
+
     def pending(self, url: str) -> int:
         """See Queue.pending."""
         lane = self.lanes.get(url)

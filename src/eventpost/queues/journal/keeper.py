@@ -66,8 +66,8 @@ class Keeper:
                 self.emit(Trouble("journal", f"{self.folder.path} cannot be synced"))
             if self._syncing:  # the rest of a backlog at once, but after what else the sender has to do
                 nexts.append(now)
-            elif some or self.store.syncs.unsynced():
-                nexts.append(self._sync_at)
+            elif some or self.store.syncs.unsynced() or self.claims.backlog():
+                nexts.append(self._sync_at)  # with a backlog also where all is synced: a put then wakes nobody
         if self.orphans.adopt != "never" or self.store.presence_fd >= 0:
             if now >= self._scan_at:
                 self._scan_at = now + self.scan_interval_s
