@@ -90,7 +90,16 @@ class Expiry:
         found = self.folder.read_outcomes(f"{self.folder.dead}/{name}")
         if found is None:
             return True
-        return found[0].sealed_events is not None and sum(found[1].values()) >= found[0].sealed_events
+        header, outcomes = found
+        if header.sealed_events is not None:
+            return sum(outcomes.values()) >= header.sealed_events
+        if self.folder.is_alive(writer_of(name)):
+            return False
+        try:
+            with dead.held(self.folder, name) as segment:  # its writer was killed: nobody will seal it any more
+                return not segment.unsettled(segment.all_ordinals())
+        except FileNotFoundError:
+            return True
 
     def _expire_old(self, name: str) -> bool:
         """Drop the letters of a segment that are too old; tells whether all of it is settled then."""
