@@ -178,12 +178,14 @@ class SegmentWriter:
         if self.sealed:
             return
         self.sealed = True
-        if self.map is not None:
-            self.map[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES] = fmt.encode_seal(self.count, self.end)
         # Not closed: the own reader may be slicing it this moment; the last reference lets it go.
-        self.map = None
+        mapped, self.map = self.map, None
         try:
-            disk.truncate(self.fd, self.end)
+            try:
+                if mapped is not None:
+                    mapped[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES] = fmt.encode_seal(self.count, self.end)
+            finally:  # without a seal the file's end is what tells where its records end
+                disk.truncate(self.fd, self.end)
         finally:
             fd, self.fd = self.fd, -1
             disk.close(fd)
