@@ -43,6 +43,8 @@ from .segment import count_outcomes
 
 SUFFIX: Final = ".seg"
 _ENTER_TRIES: Final = 10
+_UNSYNCABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS})
+"""What a folder above ours may answer that is not ours to change, or that is no local disk's."""
 
 
 class Folder:
@@ -130,14 +132,24 @@ class Folder:
         return f"cannot be used: {error.strerror}"
 
     def make(self) -> None:
-        """Make what is missing of the folder; raises OSError."""
-        # A name is safe once its folder is synced, so the path to a synced segment is, too.
-        if self.disk.make_folder(self.path, self.folder_mode, self.gid):
-            self.disk.sync_folder(os.path.dirname(self.path))
-        parts = (self.segments, self.dead, self.bad, self.writers)
-        made = [self.disk.make_folder(part, self.folder_mode, self.gid) for part in parts]
-        if any(made):
-            self.disk.sync_folder(self.path)
+        """Make what is missing of the folder; raises OSError.  Nothing of it is safe before ``sync_path``."""
+        for part in (self.path, self.segments, self.dead, self.bad, self.writers):
+            self.disk.make_folder(part, self.folder_mode, self.gid)
+
+    def sync_path(self) -> None:
+        """Make the names safe that lead to the segments' folder.  Raises OSError.
+
+        All of them, and whoever made them: another process may have died, or be, between making one and syncing it.
+        """
+        self.disk.sync_folder(self.path)
+        above = self.path
+        while above != os.path.dirname(above):
+            above = os.path.dirname(above)
+            try:
+                self.disk.sync_folder(above)
+            except OSError as error:
+                if error.errno not in _UNSYNCABLE:
+                    raise
 
     def create_lock(self, path: str) -> int:
         """Open a lock file, making it if need be."""

@@ -219,6 +219,8 @@ class JournalQueue:
     def _bury(self, live: list[JournalLease], reason: str, answer: Answer | None) -> None:
         try:
             self._store.enter()
+            if self._store.durable:
+                self._store.sync_path()
             for lease in live:
                 self._dead.write(lease, reason, answer, self._store.writer_name)
                 try:

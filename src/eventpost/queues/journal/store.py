@@ -83,6 +83,7 @@ class Store:
         self._numbers = itertools.count()
         self.writer_name = ""
         self.presence_fd = -1
+        self._path_synced = False
         self.closed = False
 
     def put(self, events: Sequence[Event], *, wait: bool = True) -> None:
@@ -221,8 +222,15 @@ class Store:
                 folder.disk.close(fd)
                 return
             self.writer_name, self.presence_fd = name, fd
+            self._path_synced = False
             if lost >= 0:
                 folder.disk.close(lost)
+
+    def sync_path(self) -> None:
+        """Make the names above the segments safe, once: before a name among them is promised.  Raises OSError."""
+        if not self._path_synced:
+            self.folder.sync_path()
+            self._path_synced = True
 
     def _roll(self, level: dict[str, SegmentWriter], depth: int, lane: str, wanted: int, events: int) -> SegmentWriter:
         """Seal the lane's segment and begin the next one, if the folder's bound allows it."""
@@ -233,6 +241,8 @@ class Store:
         now_ms = int(self.clock.time() * 1000)
         try:
             self.enter()
+            if self.durable:
+                self.sync_path()
             header = fmt.encode_header(
                 lane, self.writer_name, now_ms, sender=self.sends, retry=self.retry, outcome_pages=pages
             )
