@@ -9,7 +9,7 @@ at once would send it twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -46,11 +46,17 @@ class DeadLetter:
 class DeadWriter:
     """Where this process parks its dead letters; used by one thread at a time."""
 
-    def __init__(self, folder: Folder, clock: Clock, *, durable: bool) -> None:
-        """Keep the arguments; the segment is made with the first letter."""
+    def __init__(
+        self, folder: Folder, clock: Clock, *, durable: bool, begun: Callable[[SegmentWriter], None]
+    ) -> None:  # fmt: skip
+        """Keep the arguments; the segment is made with the first letter.
+
+        ``begun`` is told of each segment that is not synced here, before its first letter.
+        """
         self.folder = folder
         self.clock = clock
         self.durable = durable
+        self._begun = begun
         self.reset()
 
     def reset(self) -> None:
@@ -105,6 +111,8 @@ class DeadWriter:
                 self.folder.disk, self.folder.dead, name, header, size,
                 mode=self.folder.file_mode, gid=self.folder.gid, durable=self.durable,
             )  # fmt: skip
+            if not self.durable:
+                self._begun(writer)
             self._writer = writer
             self.names.append(name)
         if envelope not in writer.envelopes:

@@ -99,7 +99,10 @@ class JournalQueue:
             block_timeout_s=block_timeout_s, reap=lambda: self._count.reap_own(thorough=False), claims=self._claims,
             make_room=lambda wanted: self._keeper.make_room(wanted),  # noqa: PLW0108 - the keeper is made later
         )  # fmt: skip
-        self._dead = DeadWriter(self.folder, self.clock, durable=durability == "fsync")
+        self._dead = DeadWriter(
+            self.folder, self.clock, durable=durability == "fsync",
+            begun=lambda writer: self._store.syncs.remember(writer),  # noqa: PLW0108 - made anew after a fork
+        )  # fmt: skip
         self._count = Count(
             self.folder, self.clock, store=self._store, claims=self._claims, dead_writer=self._dead, emit=self._tell
         )

@@ -75,6 +75,7 @@ class Store:
         self.syncs = Syncs(
             self.folder, self.lock, durable=self.durable, end=self._end,
             writers=lambda: [writer for level in self._levels for writer in level.values()],
+            sync_path=self.sync_path,
         )  # fmt: skip
         self._enter_lock = RLock()
         self._depth = 0

@@ -27,12 +27,14 @@ _UNSYNCED_MAX: Final = 256
 class Syncs:
     """The syncs of one store, whose lock is ``lock``.
 
-    ``writers()`` returns its open writers; ``end(writer)`` ends one that could not be synced.
+    ``writers()`` returns its open writers; ``end(writer)`` ends one that could not be synced; ``sync_path()`` makes the
+    names above the segments safe.
     """
 
     def __init__(
         self, folder: Folder, lock: AbstractContextManager[Any], *, durable: bool,
         writers: Callable[[], list[SegmentWriter]], end: Callable[[SegmentWriter], None],
+        sync_path: Callable[[], None],
     ) -> None:  # fmt: skip
         """Keep the arguments; touches no file."""
         self.folder = folder
@@ -40,6 +42,7 @@ class Syncs:
         self.durable = durable
         self._writers = writers
         self._end = end
+        self._sync_path = sync_path
         self._sync_lock = RLock()
         self._unsynced: dict[str, SegmentWriter] = {}
         """At ``os``: what was begun and is not known to be safe in full, sealed or not, by its path."""
@@ -88,15 +91,17 @@ class Syncs:
                 writers = self._writers()
             synced = [self._sync(writer) for writer in writers]
             return all(synced)
-        disk, good, named = self.folder.disk, True, False
+        disk, good = self.folder.disk, True
+        named: set[str] = set()
         for writer in self.unsynced() if some is None else some:
             sealed, end = writer.sealed, writer.end  # sealed first: what is appended later is not taken for synced
-            named |= writer.synced == writer.header.records_at
+            if writer.synced == writer.header.records_at:
+                named.add(writer.path.rpartition("/")[0])
             try:
                 if writer.synced < end:
-                    writer.synced = end  # whatever comes of it: a second sync would say that all is well
                     fd = disk.open(writer.path, write=False)
                     try:
+                        writer.synced = end  # whatever comes of it: a second sync would say that all is well
                         disk.datasync(fd)
                     finally:
                         disk.close(fd)
@@ -106,9 +111,11 @@ class Syncs:
                 good = False
             if sealed:
                 self._unsynced.pop(writer.path, None)
-        if named:  # bytes first, then the names that make them part of the journal
-            try:
-                disk.sync_folder(self.folder.segments)
-            except OSError:
-                return False
+        try:
+            for folder in sorted(named):  # bytes first, then the names that make them part of the journal
+                disk.sync_folder(folder)
+            if named:
+                self._sync_path()
+        except OSError:
+            good = False
         return good
