@@ -17,7 +17,13 @@ that the writer does not send.  After each flock the name is looked at again, fo
 Orders.  A settled segment is folded in two steps: its counts go into ``totals.json`` (written aside, synced, renamed)
 together with its name, then it is unlinked.  A crash between them leaves a file that the totals already name: the next
 fold unlinks it, and nobody counts it twice.  Who comes to fold a segment whose name is gone finds it folded.  On a full
-disk there is no room for new totals: the segment's records, which nobody needs any more, are cut off first.
+disk there is no room for new totals: the segment's records, which nobody needs any more, are cut off first.  The
+totals are synced before the rename, or an empty file might take the place of a good one; neither rename nor unlink is
+synced after it: power loss may undo them, and then the sum repeats or misses the counts of what was folded last.  No
+event hangs on that: what comes back is settled, or sent once more.
+
+The names above the segments (``sync_path``) are synced before the first name among them is promised.  Bytes set aside
+in ``bad/`` are copies for a person, and a file that is moved there is no segment any more: neither is ordered.
 
 A dead writer's lock is unlinked while its flock is held: a writer that is just starting either finds its lock taken or
 its name gone, and begins again.  Unlinked after a look only, it could be the lock of somebody who came to life since.

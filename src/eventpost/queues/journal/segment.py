@@ -7,9 +7,13 @@ Orders of writing, each with its reason:
 * Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the
   store, so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not
   yet".
+* At ``fsync`` the sync comes between the store and the yes, and the sender sees a frame only after it.  A failed sync
+  ends the segment at what was synced before: a second one would say that all is well.
 * Outcome bytes are stored after the fact they tell (an answer that came, a dead letter that is on the disk): a crash in
-  between repeats an event, the other order would lose one.
-* Sealing stores the count and the end, then lets the mapping go, then cuts the file.
+  between repeats an event, the other order would lose one.  They are not synced: power loss repeats events, too.
+* Sealing stores the count and the end, then cuts the file.  Either tells where the records end, so each is done though
+  the other failed; the seal comes first, for a reader that finds it never looks at what is about to be cut.  Neither is
+  synced: what it would save is a tail of zeros, or a frame that was refused after a failed sync.
 """
 
 from __future__ import annotations

@@ -346,7 +346,7 @@ class Store:
         fd, self.presence_fd = self.presence_fd, -1
         if fd >= 0:
             try:
-                if nothing_left:
+                if nothing_left:  # first, while it is locked: a free one may be another's by the time it is unlinked
                     self.folder.disk.unlink(f"{self.folder.writers}/{self.writer_name}.lock")
             finally:
                 self.folder.disk.close(fd)
