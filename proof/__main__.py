@@ -18,6 +18,8 @@ PARTS: dict[str, str] = {
     "fuzz": "mutated segments, Retry-After headers and log events, a million each",
     "kills": "real processes with the real SDK, SIGKILL and SIGSTOP at random moments",
     "versions": "the crash tests under each Python that is here",
+    "simulation": "one seed, the whole system: processes, forks, crashes, clocks and endpoints, on a model of a disk",
+    "power": "power loss: a disk that forgets what was not synced, at any moment; lost at fsync: 0",
 }
 """Name on the command line: what it does.  The module has the same name."""
 
