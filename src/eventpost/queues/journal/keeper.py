@@ -130,17 +130,23 @@ class Keeper:
         except (OSError, ValueError):
             disk.close(fd)
             return 0
-        count = cursor.header.sealed_events
-        if count is None:
-            if own:  # still written to
-                cursor.close()
-                return 0
-            frames = (one for _, one, _ in dead.walk(disk.read(fd, disk.size(path), 0), cursor.header.records_at))
-            count = 1 + max((one.ordinal for one in frames if one is not None and one.kind == Kind.EVENT), default=-1)
-        cursor.ordinal = count
-        self.orphans.settle_parked([cursor])
-        before, size = cursor.outcomes(), disk.size(path)
-        dropped = cursor.mark(range(count), Outcome.OVERFLOW)
+        try:
+            count = cursor.header.sealed_events
+            if count is None:
+                if own:  # still written to
+                    cursor.close()
+                    return 0
+                frames = (one for _, one, _ in dead.walk(disk.read(fd, disk.size(path), 0), cursor.header.records_at))
+                count = 1 + max(
+                    (one.ordinal for one in frames if one is not None and one.kind == Kind.EVENT), default=-1
+                )
+            cursor.ordinal = count
+            self.orphans.settle_parked([cursor])
+            before, size = cursor.outcomes(), disk.size(path)
+            dropped = cursor.mark(range(count), Outcome.OVERFLOW)
+        except OSError:  # held on to, it would be nobody's to send
+            cursor.close()
+            return 0
         if own:
             if self.count.forget_own(name):
                 self.claims.absorb(before)
