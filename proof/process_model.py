@@ -92,6 +92,7 @@ class Watched:
         for lease in leases:
             one = self.process.told_of(lease)
             one.holder = None
+            one.owner = self.process.name  # who parked it is who makes it safe
             one.at_s, one.synced, one.sends = self.process.world.clock.monotonic(), False, True
 
 

@@ -115,6 +115,15 @@ def test_a_segment_whose_end_cannot_be_noted_is_let_go_all_the_same() -> None:
         play(actions, mapped=False)
 
 
+def test_a_segment_that_cannot_be_dropped_is_let_go() -> None:
+    """Held on to after a fault of the disk, it would be nobody's to send while that process lives."""
+    left = [put(A, who=1, size=3000), put(B, who=1, size=3000), put(C, who=1, size=12_000), Action("kill", 1)]
+    for calls in range(20, 60):
+        twist = Twist(calls, "error", errno.EIO)
+        play([*left, put(A, B, C, twist=twist), Action("close", 0)], mapped=False, bytes_max=64 * KIB,
+             overflow="drop_oldest")  # fmt: skip
+
+
 @pytest.mark.parametrize("durability", ["os", "fsync"])
 def test_what_a_killed_process_left_unsynced_of_the_path_is_synced_by_the_next(durability: str) -> None:
     """Who finds the folder made does not know that its name is safe."""
