@@ -36,7 +36,7 @@ class Told:
     ``owner``: whose door it was.  ``at_s``: when it was put, or set aside as dead, monotonic.  ``said``: what the door
     said: "yes", "no", or "" where its process died before it said anything.  ``heard``: a 2xx was noted in the queue.
     ``excused``: a crash may have left two of it.  ``sends``: its process has a sender.  ``synced``: a flush said that
-    it is safe.
+    it is safe.  ``unsafe``: a sync failed, and that was told.
     """
 
     uuid: str
@@ -50,6 +50,7 @@ class Told:
     poison: bool = False
     touchy: bool = False
     synced: bool = False
+    unsafe: bool = False
     sends: bool = False
     received: int = 0
     holder: str | None = None

@@ -17,8 +17,8 @@ from typing import Final
 from . import simulation
 from .actions import KIB, LANES, Action, Plan, Twist, draw_action
 from .disk_model import Violation
+from .network import Told
 from .power_model import ForgetfulFileSystem
-from .process_model import Process
 from .record import Figures
 from .verdict import dead_letters
 from .world import World
@@ -65,11 +65,11 @@ class PowerWorld(World):
         self.fs.forget()
         self.clock.advance(0.001)
 
-    def flushed(self, process: Process, good: bool) -> None:  # noqa: FBT001 - what sync said
-        """Note what a process was told is safe."""
-        if good:
-            for one in self.told:
-                one.synced = one.synced or (one.owner == process.name and one.said == "yes")
+    def flushed(self, told: Sequence[Told], good: bool) -> None:  # noqa: FBT001 - what sync said
+        """Note what a process was told is safe; a no is told once, and a later yes does not take it back."""
+        for one in told:
+            one.synced = one.synced or (good and not one.unsafe)
+            one.unsafe = one.unsafe or not good
 
     def look(self) -> None:
         """See what is lost.  Raises Violation."""

@@ -166,6 +166,9 @@ class Process:
         seen = self.world.seen
         if isinstance(signal, signals.Trouble):
             seen["troubles"] += 1
+            if signal.detail.endswith("cannot be synced"):
+                for one in self.world.told:
+                    one.unsafe = one.unsafe or one.owner == self.name
             name, _, rest = signal.detail.partition(":")
             if rest and name.endswith(("Error", "Exception")) and not name.startswith(EXPECTED):
                 raise Violation(f"{signal.what}: {signal.detail}")

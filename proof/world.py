@@ -190,12 +190,13 @@ class World:
             if process.steps:
                 process.sender.request_flush()
             if process.kind == "stores" or (process.kind != "memory" and self.rng.random() < 0.5):
-                self.flushed(process, process.queue.sync(1.0))
+                before = [one for one in self.told if one.owner == process.name and one.said == "yes"]
+                self.flushed(before, process.queue.sync(1.0))
         elif what == "scan" and process.kind != "memory":
             process.queue.scan()
 
-    def flushed(self, process: Process, good: bool) -> None:  # noqa: FBT001 - what sync said
-        """Note that a process that only stores was told that all is safe."""
+    def flushed(self, told: Sequence[Told], good: bool) -> None:  # noqa: FBT001 - what sync said
+        """Note whether a process was told that all of this is safe."""
 
     def make(self, process: Process, lane: str, form: int, size: int, thinks: str) -> Told:
         """Make an event that nobody ever saw."""
