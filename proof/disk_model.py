@@ -289,6 +289,11 @@ class ModelDisk(Disk):
         except FileNotFoundError:
             return False
 
+    def is_held_unnamed(self, pid: int, name: str) -> bool:
+        """Return False: here only its own process, at its end, removes a lock's name."""
+        self.call("is_held_unnamed")
+        return False
+
     def rename(self, old: str, new: str) -> None:
         """Rename, replacing what is there."""
         self.call("rename")

@@ -1407,15 +1407,16 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(folder: Path) -> None
 
 
 def test_at_fsync_the_names_on_the_way_are_synced_too(tmp_path: Path) -> None:
-    """Each folder that was made, in the one that holds it; the segment's name before the put returns."""
+    """Every name above the segments, whoever made it, then the segment's own, all before the put returns; once."""
     disk = HookedDisk()
     synced: list[str] = []
     disk.hooks["sync_folder"] = synced.append
     folder = tmp_path / "a" / "b" / "j"
     queue = JournalQueue(folder, "fsync", disk=disk)
-    assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b"), str(folder)]
-    synced.clear()
     queue.put([event(0)])
+    assert synced == [*map(str, (folder, *folder.parents)), str(folder / "segments")]
+    synced.clear()
+    queue.put([event(1, size=1 << 19)])
     assert synced == [str(folder / "segments")]
 
 

@@ -119,7 +119,6 @@ class Folder:
             self._make_parents(os.path.dirname(path))
             with suppress(FileExistsError):
                 os.mkdir(path)
-            self.disk.sync_folder(os.path.dirname(path))
 
     def _remedy(self, error: OSError) -> str:
         try:

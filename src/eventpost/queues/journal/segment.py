@@ -3,7 +3,9 @@
 Orders of writing, each with its reason:
 
 * A segment is made under a temporary name, allocated, given its header, synced if asked, then renamed in: a name that
-  ends in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.
+  ends in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.  Synced before
+  the rename, for the name may reach the device long before the bytes; the folder after it, for the name is part of the
+  promise.  What fails is unlinked under both names: nobody would ever settle it.
 * Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the
   store, so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not
   yet".
@@ -152,8 +154,8 @@ class SegmentWriter:
 
         At ``fsync`` that is what was synced; ``hold`` is set while a put of several events is under way.
         """
-        hold = self.hold
-        return self.synced if self.durable else self.end if hold is None else hold
+        hold, promised = self.hold, self.synced if self.durable and not self.sealed else self.end
+        return promised if hold is None else min(promised, hold)
 
     def sync(self, disk: Disk, end: int, count: int) -> bool:
         """Sync, which makes the first ``count`` events safe; False: the disk refused, now or before: seal it then.
@@ -176,6 +178,7 @@ class SegmentWriter:
     def take_back(self, end: int, count: int) -> None:
         """Forget what was stored after ``end`` and not promised; the segment must be sealed next, never appended to."""
         self.end, self.count = end, count
+        self.synced, self.synced_count = min(self.synced, end), min(self.synced_count, count)
 
     def seal(self, disk: Disk) -> None:
         """End it: what it holds is all it will ever hold.  Idempotent; raises OSError only where the disk does."""
@@ -318,6 +321,7 @@ class Cursor:
             visible, mapped = writer.visible, writer.map
             if mapped is not None:
                 return mapped[self.at : min(visible, self.at + length)]
+            return self.disk.read(self.fd, max(0, min(writer.end - self.at, length)), self.at)
         stop = self.at + length if self.end is None else min(self.end, self.at + length)
         return self.disk.read(self.fd, max(0, stop - self.at), self.at)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -150,21 +150,27 @@ class Store:
         by_lane: dict[str, list[Event]] = {}
         for event in events:
             by_lane.setdefault(event.envelope.url, []).append(event)
-        # All the room first: what can fail for want of it, fails before anything is stored.
-        writers = {lane: self._room(level, depth, lane, those) for lane, those in by_lane.items()}
-        before = [(writer, writer.end, writer.count) for writer in writers.values()]
-        at_s = int(self.clock.time())
-        for writer, end, _ in before:
-            writer.hold = end  # all or none: the sender sees the first of them with the last
+        writers: dict[str, SegmentWriter] = {}
+        before: list[tuple[SegmentWriter, int, int]] = []
         try:
+            # All the room first: what can fail for want of it, fails before anything is stored.
             for lane, those in by_lane.items():
-                writer = writers[lane]
-                for envelope, payload in those:
-                    writer.append(Kind.EVENT, writer.envelopes[envelope], payload, at_s)
-        except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
-            for writer, end, count in before:
-                self._give_up(level, depth, writer, end, count)
-            _refuse(error)
+                writer = writers[lane] = self._room(level, depth, lane, those)
+                # All or none: the sender sees the first of them with the last, and no later lane's room is its end.
+                writer.hold = writer.end
+                before.append((writer, writer.end, writer.count))
+            at_s = int(self.clock.time())
+            try:
+                for lane, those in by_lane.items():
+                    writer = writers[lane]
+                    for envelope, payload in those:
+                        writer.append(Kind.EVENT, writer.envelopes[envelope], payload, at_s)
+                if self.durable and len(before) > 1:
+                    self._sync_together(writers.values())
+            except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
+                for writer, end, count in before:
+                    self._give_up(level, depth, writer, end, count)
+                _refuse(error)
         finally:
             for writer, _, _ in before:
                 writer.hold = None
@@ -260,7 +266,7 @@ class Store:
             _refuse(error)
         old = level.get(lane)
         if old is None and len(level) >= _LANES_OPEN_MAX:
-            old = next(iter(level.values()))
+            old = next((writer for writer in level.values() if writer.hold is None), None)
         if old is not None:
             self._seal(level, depth, old)
         if not self.durable:
@@ -276,7 +282,8 @@ class Store:
         if self.folder.stored_bytes() + size <= self.bytes_max:
             return
         for writer in list(level.values()):  # open segments hold blocks that they may never use
-            self._seal(level, depth, writer)
+            if writer.hold is None:  # else this very put is about to append to it
+                self._seal(level, depth, writer)
         if self.folder.stored_bytes() + size <= self.bytes_max or self._make_room(size):
             return
         raise QueueFull(f"the journal in {self.folder.path} holds its bytes_max={self.bytes_max}")
@@ -300,6 +307,15 @@ class Store:
         writer.take_back(end, count)
         if level.get(writer.header.lane) is writer:
             self._seal(level, depth, writer)
+
+    def _sync_together(self, writers: Iterable[SegmentWriter]) -> None:
+        """Sync several endpoints' segments under the lock, while nobody sees what was appended.
+
+        If the disk refuses one of them, all of it can still be taken back, also what the others have on the device.
+        """
+        for writer in writers:
+            if not writer.sync(self.folder.disk, writer.end, writer.count):
+                raise QueueUnavailable("the disk refused a sync; the segments are given up", reason="sync_failed")
 
     def _commit_all(self, touched: Sequence[tuple[SegmentWriter, int]], events: Sequence[Event]) -> None:
         try:
