@@ -220,18 +220,18 @@ class Orphans:
             if not alive:
                 self._quarantine(path, str(error))
             return None
+        cursor = None
         try:
             if disk.lock(fd) and disk.still_named(fd, path):
-                return Cursor(disk, path, alive=lambda: self.is_alive(writer), on_damage=self.on_damage, fd=fd)
+                cursor = Cursor(disk, path, alive=lambda: self.is_alive(writer), on_damage=self.on_damage, fd=fd)
         except NewerFormat as error:
             self._leave_alone(name, str(error))
         except ValueError as error:
             self._quarantine(path, str(error))
-        except OSError:
-            disk.close(fd)
-            raise
-        disk.close(fd)
-        return None
+        finally:
+            if cursor is None:
+                disk.close(fd)
+        return cursor
 
     def _leave_alone(self, name: str, why: str) -> None:
         self._left_alone.add(name)
