@@ -96,18 +96,18 @@ class JournalQueue:
         self._store = Store(
             self.folder, self.clock, durable=durability == "fsync", bytes_max=bytes_max,
             segment_bytes_max=min(segment_bytes_max, bytes_max // 4), overflow=overflow,
-            block_timeout_s=block_timeout_s, reap=lambda: self._count.reap_own(thorough=False), claims=self._claims,
-            make_room=lambda wanted: self._keeper.make_room(wanted),  # noqa: PLW0108 - the keeper is made later
+            block_timeout_s=block_timeout_s, reap=self._reap, claims=self._claims,
+            make_room=self._make_room,
         )  # fmt: skip
         self._dead = DeadWriter(
             self.folder, self.clock, durable=durability == "fsync",
-            begun=lambda writer: self._store.syncs.remember(writer),  # noqa: PLW0108 - made anew after a fork
+            begun=self._store.remember_unsynced,
         )  # fmt: skip
         self._count = Count(
             self.folder, self.clock, store=self._store, claims=self._claims, dead_writer=self._dead, emit=self._tell
         )
         self._orphans = Orphans(
-            self.folder, self.clock, claims=self._claims, adopt=adopt, own_name=lambda: self._store.writer_name,
+            self.folder, self.clock, claims=self._claims, adopt=adopt, own_name=self._store.own_name,
             emit=self._tell, on_damage=self._damaged,
         )  # fmt: skip
         self._expiry = Expiry(
@@ -119,6 +119,12 @@ class JournalQueue:
             expiry=self._expiry, sync_interval_s=sync_interval_s, scan_interval_s=scan_interval_s, emit=self._tell,
         )  # fmt: skip
         self._last: QueueStats | None = None
+
+    def _make_room(self, wanted: int) -> bool:
+        return self._keeper.make_room(wanted)
+
+    def _reap(self) -> None:
+        self._count.reap_own(thorough=False)
 
     def put(self, events: Sequence[Event]) -> None:
         """See Queue.put."""

@@ -74,8 +74,7 @@ class Store:
         self.lock = RLock()
         self.syncs = Syncs(
             self.folder, self.lock, durable=self.durable, end=self._end,
-            writers=lambda: [writer for level in self._levels for writer in level.values()],
-            sync_path=self.sync_path,
+            writers=self._open_writers, sync_path=self.sync_path,
         )  # fmt: skip
         self._enter_lock = RLock()
         self._depth = 0
@@ -344,6 +343,17 @@ class Store:
             for depth, level in enumerate(self._levels):
                 if level.get(writer.header.lane) is writer:
                     self._seal(level, depth, writer)
+
+    def _open_writers(self) -> list[SegmentWriter]:
+        return [writer for level in self._levels for writer in level.values()]
+
+    def own_name(self) -> str:
+        """Return the name that this process writes under; "" before its first put."""
+        return self.writer_name
+
+    def remember_unsynced(self, writer: SegmentWriter) -> None:
+        """At ``os``: let the background sync know a new segment."""
+        self.syncs.remember(writer)
 
     def accepted(self) -> int:
         """Return how many events were put; under the lock."""
