@@ -1,0 +1,118 @@
+"""What the chaos is judged by: the sum, each second and at the end; and whether anything grew.
+
+The sum is read from three sides that know nothing of each other: what the writers acknowledged (their mapped counts),
+what the folder says (``eventpost status``), and the uuids that the endpoint said yes to.  They can't be read at one
+instant, so each reading stands between two others: acknowledged before <= accepted <= acknowledged after, plus the one
+event that each process can have under way.  A folder that is being folded may be read wrongly for a moment; what is
+still wrong after ``PATIENCE_S`` of looking again is a violation.
+
+Flat means: of a process's life, without its warm-up, the median of the last third is no higher than that of the first
+third by more than the slack; and of the folder, its floor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median, quantiles
+
+from eventpost.queues.journal import inspect
+
+from .chaos_parts import Endpoint, Life
+
+PATIENCE_S = 5.0
+LOOK_AGAIN_S = 0.05
+SLACK_MB, SLACK_DESCRIPTORS, SLACK_THREADS, SLACK_DISK_MB = 3.0, 12, 2, 8.0
+WARM_UP_S = 20.0
+
+
+class Broken(AssertionError):
+    """The sum does not hold."""
+
+
+def acknowledged(lives: Iterable[Life]) -> int:
+    """Return how many events writers were told yes for."""
+    return sum(life.count()[0] for life in lives)
+
+
+def check_sum(journal: str, endpoint: Endpoint, lives: Sequence[Life]) -> inspect.FolderStatus:
+    """Compare the three sides; ``lives`` are those that write into the folder.  Raises Broken."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        before = acknowledged(lives)
+        status = inspect.folder_status(journal)
+        after = acknowledged(lives)
+        seen = sum(1 for uuid in list(endpoint.seen) if not uuid.startswith("memory"))
+        wrong = []
+        if not status.closes:
+            wrong.append("the folder's sum does not close")
+        if not before <= status.accepted <= after + len(lives):
+            wrong.append(f"acknowledged {before}..{after} (+{len(lives)} under way), accepted {status.accepted}")
+        if status.delivered > seen:
+            wrong.append(f"{status.delivered} noted as delivered, {seen} were seen")
+        if status.dead or status.dropped or status.bad:
+            wrong.append(f"dead {status.dead}, dropped {status.dropped}, set aside {status.bad}")
+        if not wrong:
+            return status
+        if time.monotonic() > until:
+            raise Broken(f"{'; '.join(wrong)}: {status}")
+        time.sleep(LOOK_AGAIN_S)
+
+
+def check_memory(life: Life) -> None:
+    """Check the memory dispatcher's own sum, which it stores together with its count."""
+    acked, refused, delivered, queued, in_flight, dropped = life.count()
+    if refused or dropped or not delivered + queued + in_flight <= acked:
+        raise Broken(f"memory: {life.count()}")
+
+
+def check_end(endpoint: Endpoint, lives: Sequence[Life]) -> tuple[int, int]:
+    """Compare what was acknowledged with what arrived, uuid by uuid; returns how many, and how many arrived again."""
+    due: set[str] = set()
+    may: set[str] = set()
+    for life in lives:
+        if life.cells is not None:
+            acked = life.count()[0]
+            due.update(f"{life.kind}.{life.number}.{n}" for n in range(acked))
+            if life.killed:
+                may.add(f"{life.kind}.{life.number}.{acked}")
+    seen = set(endpoint.seen)
+    if due - seen:
+        raise Broken(f"{len(due - seen)} acknowledged events were not delivered: {sorted(due - seen)[:5]}")
+    if seen - due - may:
+        raise Broken(f"{len(seen - due - may)} events were invented: {sorted(seen - due - may)[:5]}")
+    return len(due), sum(count - 1 for count in endpoint.seen.values())
+
+
+def grown(
+    points: Sequence[tuple[float, float]], slack: float, middle: Callable[[Sequence[float]], float] = median
+) -> float:
+    """Return by how much the last third lies above the first beyond the slack; 0 or less: flat.  Short ones are."""
+    values = [value for _, value in points]
+    third = len(values) // 3
+    if third < 5:
+        return 0.0
+    return middle(values[-third:]) - middle(values[:third]) - slack
+
+
+def floor(values: Sequence[float]) -> float:
+    """Return the lower quartile: backlogs come and go, what stays is the leak."""
+    return quantiles(values, n=4)[0]
+
+
+def judge_flat(lives: Iterable[Life], disk: Sequence[tuple[float, float]], warm_up_s: float) -> int:
+    """Check that nothing grew; returns how many lives were long enough to tell.  Raises Broken."""
+    judged = 0
+    for life in lives:
+        settled = [one for one in life.samples if one[0] >= life.began + warm_up_s]
+        judged += len(settled) >= 15
+        for at, name, slack in (
+            (1, "MB of memory", SLACK_MB), (2, "descriptors", SLACK_DESCRIPTORS), (3, "threads", SLACK_THREADS),
+        ):  # fmt: skip
+            by = grown([(one[0], float(one[at])) for one in settled], slack)
+            if by > 0:
+                raise Broken(f"{life.kind}, life {life.number}: {by + slack:.1f} more {name} at its end")
+    by = grown(disk, SLACK_DISK_MB, floor)
+    if by > 0:
+        raise Broken(f"the folder: {by + SLACK_DISK_MB:.1f} more MB at its end")
+    return judged
