@@ -246,7 +246,8 @@ class Chaos:
             ("events/s", {name: rates(name) for name in ("delivered", "acknowledged")}),
             ("queued events", {"journal": self.rows["queued"], "memory": self.rows["memory queued"]}),
             ("memory of each process, MB", of(1)),
-            ("descriptors", of(2)),
+            ("descriptors, sockets apart", of(2)),
+            ("sockets", of(4)),
             ("threads", of(3)),
             ("folder on the disk, MB", {"journal": self.rows["disk"]}),
         ]

@@ -7,7 +7,8 @@ event that each process can have under way.  A folder that is being folded may b
 still wrong after ``PATIENCE_S`` of looking again is a violation.
 
 Flat means: of a process's life, without its warm-up, the median of the last third is no higher than that of the first
-third by more than the slack; and of the folder, its floor.
+third by more than the slack; and of the folder, its floor.  Connections are kept for the next burst, so of sockets only
+the bound is checked: as many as there may be requests in flight.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median, quantiles
 
+from eventpost import settings
 from eventpost.queues.journal import inspect
 
 from .chaos_parts import Endpoint, Life
@@ -24,6 +26,7 @@ PATIENCE_S = 5.0
 LOOK_AGAIN_S = 0.05
 SLACK_MB, SLACK_DESCRIPTORS, SLACK_THREADS, SLACK_DISK_MB = 3.0, 12, 2, 8.0
 WARM_UP_S = 20.0
+SOCKETS_MAX = settings.IN_FLIGHT_MAX + 8
 
 
 class Broken(AssertionError):
@@ -105,6 +108,9 @@ def judge_flat(lives: Iterable[Life], disk: Sequence[tuple[float, float]], warm_
     judged = 0
     for life in lives:
         settled = [one for one in life.samples if one[0] >= life.began + warm_up_s]
+        most = max((one[4] for one in life.samples), default=0)
+        if most > SOCKETS_MAX:
+            raise Broken(f"{life.kind}, life {life.number}: {most} sockets")
         judged += len(settled) >= 15
         for at, name, slack in (
             (1, "MB of memory", SLACK_MB), (2, "descriptors", SLACK_DESCRIPTORS), (3, "threads", SLACK_THREADS),

@@ -90,8 +90,8 @@ class Life:
     cells: mmap.mmap | None
     killed: bool = False
     stopped: bool = False
-    samples: list[tuple[float, float, int, int]] = field(default_factory=list)
-    """Seconds since the start of the run, MB of its own memory, descriptors, threads."""
+    samples: list[tuple[float, float, int, int, int]] = field(default_factory=list)
+    """Seconds since the start of the run, MB of its own memory, descriptors but sockets, threads, sockets."""
 
     def count(self) -> tuple[int, ...]:
         """Return what it wrote down."""
@@ -103,9 +103,11 @@ class Life:
         try:
             fields = dict(line.split(":", 1) for line in Path(f"{base}/status").read_text().splitlines())
             own_mb = int(fields["RssAnon"].split()[0]) / 1024
-            self.samples.append((now, own_mb, len(os.listdir(f"{base}/fd")), int(fields["Threads"])))
+            open_now = [_target(f"{base}/fd/{name}") for name in os.listdir(f"{base}/fd")]
         except (OSError, KeyError):
             return  # it has just ended
+        sockets = sum(one.startswith("socket:") for one in open_now)
+        self.samples.append((now, own_mb, len(open_now) - sockets, int(fields["Threads"]), sockets))
 
     def kill(self) -> None:
         """Kill -9, and wait until it is gone."""
@@ -122,6 +124,13 @@ class Life:
         """SIGTERM, and its exit code."""
         self.process.terminate()
         return self.process.wait(timeout_s)
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def start(kind: str, number: int, root: Path, words: list[str], *, counts: bool, now: float) -> Life:
