@@ -80,6 +80,7 @@ class Chaos:
             words = ["proof.chaos_parts", "--endpoint", self.endpoint.url, "--rate", str(self.rate / 4)]
             words += ["--sender", sender, "--durability", durability]
             words += ["--journal", self.journal] if kind in WRITERS else []
+        self.past += [self.lives.pop(kind)] if kind in self.lives else []
         self.lives[kind] = start(kind, number, self.root, words, counts=kind != "sender", now=self.now)
 
     def writers(self) -> list[Life]:
@@ -169,7 +170,6 @@ class Chaos:
         waiting = inspect.folder_status(self.journal).queued
         self.happened["killed over a backlog"] += bool(waiting)
         life.kill()
-        self.past.append(life)
         return self.now + self.span(3), "begin", kind
 
     def look(self) -> None:
