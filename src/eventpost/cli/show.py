@@ -20,6 +20,9 @@ from ..queues.journal.dead import DeadLetter
 from ..queues.journal.inspect import FolderStatus, Seen
 
 MASK: Final = "****"
+MASKED: Final = frozenset({"visitor_id", "session_id"})
+PLAIN_HEADERS: Final = frozenset({"accept", "content-type", "content-encoding", "user-agent"})
+"""Headers that hold no secret; what others hold is nobody's business."""
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -165,10 +168,37 @@ def payload(event: Event, *, visitor_ids: bool) -> Any:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: MASK if key in {"visitor_id", "session_id"} else _masked(inner) for key, inner in value.items()}
+        return {key: MASK if key in MASKED else _masked(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_masked(inner) for inner in value]
     return value
+
+
+def _masked_text(text: str, event: Event) -> str:
+    """Return what an endpoint answered without the ids that it quotes from the event."""
+    ids = {str(one.get(name)) for one in _dicts(event) for name in MASKED & one.keys()}
+    for one in sorted(ids, key=len, reverse=True):
+        text = text.replace(one, MASK) if one else text
+    return text
+
+
+def _masked_header(name: str, value: str) -> str:
+    return value if name.lower() in PLAIN_HEADERS else MASK
+
+
+def _dicts(event: Event) -> list[dict[str, Any]]:
+    """Return all objects in an event's payload."""
+    try:
+        todo = [json.loads(event.payload)]
+    except ValueError:
+        return []
+    found = []
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            found.append(one)
+        todo.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+    return found
 
 
 def seen_as_dict(seen: Seen, *, visitor_ids: bool) -> dict[str, Any]:
@@ -185,12 +215,13 @@ def letter_as_dict(letter: DeadLetter, *, visitor_ids: bool, with_payload: bool)
     keys, uuids, ids = summary(letter.event, visitor_ids=visitor_ids)
     value: dict[str, Any] = {
         "id": letter.id, "died": moment(letter.at_s), "reason": letter.reason, "status": letter.status,
-        "answer": letter.answer, "attempts": letter.attempts, "endpoint": shown_url(letter.event.lane),
+        "answer": letter.answer if visitor_ids else _masked_text(letter.answer, letter.event), "attempts": letter.attempts, "endpoint": shown_url(letter.event.lane),
         "events": keys, "uuids": uuids, "visitors": ids,
     }  # fmt: skip
     if with_payload:
         envelope = letter.event.envelope
-        value |= {"verb": envelope.verb, "headers": dict(envelope.headers), "shared": envelope.shared}
+        headers = {name: value if visitor_ids else _masked_header(name, value) for name, value in envelope.headers}
+        value |= {"verb": envelope.verb, "headers": headers, "shared": envelope.shared}
         value["payload"] = payload(letter.event, visitor_ids=visitor_ids)
     return value
 

@@ -192,7 +192,7 @@ class EventDispatcher:
         except QueueError as error:
             return self.refuse(error.reason, str(error))
         except Exception as error:  # noqa: BLE001 - whatever a queue raises must not reach the application
-            return self.refuse("queue_unavailable", f"{type(error).__name__}: {error}")
+            return self.refuse("queue_unavailable", type(error).__name__)  # its text may quote the event
         self._notice(url, urgent)
         return True
 

@@ -40,7 +40,7 @@ class Lease:
         return f"Lease({self.event!r}, attempts={self.attempts}, live={self.live})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """What an endpoint said when it refused an event: kept with the dead letter.
 
@@ -49,6 +49,9 @@ class Answer:
 
     status: int = 0
     body: str = ""
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status}, <{len(self.body)} characters>)"  # it may quote what was sent
 
 
 @dataclass(frozen=True, slots=True)

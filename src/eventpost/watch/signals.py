@@ -8,18 +8,25 @@ a lock, an exception in one is logged and costs nothing else, and no record hold
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
+
+from ..event import shown_url
 
 BreakerState = Literal["closed", "open", "half_open", "held"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Signal:
-    """Base of all signals."""
+    """Base of all signals.  ``repr`` shows an endpoint as logs do: its user, password and query are nobody's business."""
+
+    def __repr__(self) -> str:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        shown = (f"{name}={shown_url(value) if name == 'lane' else value!r}" for name, value in values.items())
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Refused(Signal):
     """A door said no.  ``reason``: queue_full, too_large, unencodable, invalid, closed, test_run, disk_full, ..."""
 
@@ -28,7 +35,7 @@ class Refused(Signal):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Delivered(Signal):
     """The endpoint answered 2xx.  ``attempts`` is the largest number among the events of this request."""
 
@@ -39,7 +46,7 @@ class Delivered(Signal):
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Retrying(Signal):
     """The events go back to the queue and become due again after ``delay_s``."""
 
@@ -50,7 +57,7 @@ class Retrying(Signal):
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Buried(Signal):
     """The events are dead letters now."""
 
@@ -60,7 +67,7 @@ class Buried(Signal):
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Dropped(Signal):
     """Accepted events were given up: overflow, memory_at_exit, dead_expired, damaged, ..."""
 
@@ -69,7 +76,7 @@ class Dropped(Signal):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BreakerChanged(Signal):
     """The breaker of a lane changed.  "held": it is misconfigured (401, 404, certificate), look at it."""
 
@@ -79,7 +86,7 @@ class BreakerChanged(Signal):
     retry_in_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Adopted(Signal):
     """This process took over a segment that another one left."""
 
@@ -87,7 +94,7 @@ class Adopted(Signal):
     events: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Damaged(Signal):
     """Bytes on the disk were not what was written; they are set aside in ``path`` (.bad) and the rest goes on."""
 
@@ -97,7 +104,7 @@ class Damaged(Signal):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trouble(Signal):
     """Something needs a person, or may soon: a full disk, a folder that vanished, a newer journal format."""
 
@@ -105,7 +112,7 @@ class Trouble(Signal):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Closed(Signal):
     """The dispatcher ended; ``report`` is its last Report."""
 

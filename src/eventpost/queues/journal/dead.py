@@ -30,7 +30,7 @@ _LOCK_POLL_S: Final = 0.01
 _VOID: Final = bytes([Outcome.VOID])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DeadLetter:
     """One dead letter.  ``id`` names it to the command line; ``at_s`` is when it died, in seconds since the epoch."""
 
@@ -41,6 +41,9 @@ class DeadLetter:
     answer: str
     at_s: int
     attempts: int
+
+    def __repr__(self) -> str:
+        return f"DeadLetter({self.id!r}, {self.event!r}, {self.reason!r}, status={self.status})"
 
 
 class DeadWriter:

@@ -32,7 +32,7 @@ from zlib import crc32
 
 import orjson
 
-from ...event import Envelope
+from ...event import Envelope, shown_url
 
 VERSION: Final = 1
 MAGIC: Final = b"EVPOSTJ\n"
@@ -109,6 +109,9 @@ class Header(NamedTuple):
     outcome_pages: int
     sealed_events: int | None = None
     sealed_end: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Header({shown_url(self.lane)}, writer={self.writer!r}, sealed_events={self.sealed_events})"
 
     @property
     def outcomes_at(self) -> int:
@@ -232,6 +235,9 @@ class Frame(NamedTuple):
     envelope: int
     payload: bytes
     end: int
+
+    def __repr__(self) -> str:
+        return f"Frame(kind={self.kind}, ordinal={self.ordinal}, <{len(self.payload)} bytes>, end={self.end})"
 
 
 def read_frame(data: bytes, at: int) -> Frame | bool | None:

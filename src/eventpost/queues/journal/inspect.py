@@ -11,10 +11,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ...clock import Clock, SystemClock
+from ...event import shown_url
 from . import dead
 from . import format as fmt
 from .dead import DeadLetter
@@ -45,7 +46,7 @@ _DEAD_WAIT_S = 5.0
 _TOTALS_LOST = "totals.json cannot be read; the counts of segments that are gone are lost"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LaneStatus:
     """One endpoint's part: events queued, bytes of its segments, age of the oldest queued event in seconds."""
 
@@ -53,6 +54,9 @@ class LaneStatus:
     queued: int = 0
     stored_bytes: int = 0
     oldest_age_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"LaneStatus({shown_url(self.url)}, queued={self.queued})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,4 +342,10 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:
     """Return a status as plain values, for JSON."""
-    return asdict(status) | {"closes": status.closes}
+    out = {name: getattr(status, name) for name in FolderStatus.__slots__ if name != "lanes"}
+    out["lanes"] = [
+        {name: getattr(lane, name) for name in LaneStatus.__slots__} | {"url": shown_url(lane.url)}
+        for lane in status.lanes
+    ]
+    out["closes"] = status.closes
+    return out
