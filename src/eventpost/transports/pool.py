@@ -65,12 +65,16 @@ class _FinalResponse(http.client.HTTPResponse):
 
 
 class _State:
-    """What one thread holds: its connections by proxy, and the one that it is using."""
+    """What one thread holds: its connections by proxy, and the one that it is using.
 
-    __slots__ = ("connection", "managers", "proxies")
+    ``query`` is what the connection adds to the request's path: urllib3 logs what it is asked for, and must not know.
+    """
+
+    __slots__ = ("connection", "managers", "proxies", "query")
 
     def __init__(self) -> None:
         self.connection: Any = None
+        self.query = ""
         self.proxies: dict[tuple[str, str], str | None] = {}
         self.managers: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
 
@@ -116,6 +120,8 @@ class PoolTransport(ThreadedTransport):
                 credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
                 headers.update(urllib3.make_headers(basic_auth=credentials))
                 url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            query = urllib3.util.parse_url(url).query
+            state.query, url = "" if query is None else f"?{query}", url.partition("?")[0]
             scheme = parts.scheme.lower()
             manager = self._manager(
                 state, self._proxy_for(state, scheme, parts.netloc.rpartition("@")[2]), secure=scheme == "https"
@@ -244,9 +250,9 @@ def _noting_pools(state: _State) -> dict[str, type[urllib3.HTTPConnectionPool]]:
             state.connection = self
             super().connect()
 
-        def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
             state.connection = self
-            super().putrequest(*args, **kwargs)
+            super().putrequest(method, url + state.query, *args, **kwargs)
 
     class Secure(HTTPSConnection):
         response_class = _FinalResponse
@@ -255,9 +261,9 @@ def _noting_pools(state: _State) -> dict[str, type[urllib3.HTTPConnectionPool]]:
             state.connection = self
             super().connect()
 
-        def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
             state.connection = self
-            super().putrequest(*args, **kwargs)
+            super().putrequest(method, url + state.query, *args, **kwargs)
 
     class PlainPool(urllib3.HTTPConnectionPool):
         ConnectionCls = Plain
