@@ -111,14 +111,23 @@ class Disk:
         self._maps: WeakSet[Map] = WeakSet()
 
     def _open(self, path: str, flags: int, mode: int = 0) -> int:
+        folder, name = os.path.split(path)
         with _opening:
-            fd = os.open(path, flags | os.O_NOFOLLOW, mode)
+            # The folder apart: O_NOFOLLOW is about the last name, and segments/ itself may be a link that was planted.
+            inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fd = os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=inside)
+            except OSError as error:
+                error.filename = path
+                raise
+            finally:
+                os.close(inside)
             self._descriptors.add(fd)
         return fd
 
     def create(self, path: str, mode: int, gid: int | None) -> int:
         """Make a new file, readable and writable; raises FileExistsError.  ``gid`` None: the process's group."""
-        fd = self._open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        fd = self._open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode & 0o600)  # the group's part once it is the group
         try:
             if gid is not None or self.uid is not None:
                 os.fchown(fd, -1 if self.uid is None else self.uid, -1 if gid is None else gid)
@@ -214,7 +223,7 @@ class Disk:
 
     def sync_folder(self, path: str) -> None:
         """Return once the names in a folder are on the device."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             os.fsync(fd)
         finally:
@@ -262,19 +271,22 @@ class Disk:
 
     def rename(self, old: str, new: str) -> None:
         """Rename, replacing what is there."""
+        for path in (old, new):
+            _refuse_link(os.path.dirname(path))
         os.rename(old, new)
 
     def unlink(self, path: str) -> None:
         """Remove a name; a name that is gone already is no error."""
         try:
+            _refuse_link(os.path.dirname(path))
             os.unlink(path)
         except FileNotFoundError:
             return
 
     def names(self, path: str) -> list[str]:
-        """Return the names in a folder, in order; a folder that is gone has none."""
+        """Return the names in a folder, in order; a folder that is gone has none, nor has a link in its place."""
         try:
-            return sorted(os.listdir(path))
+            return [] if os.path.islink(path) else sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -295,13 +307,24 @@ class Disk:
     def make_folder(self, path: str, mode: int, gid: int | None) -> bool:
         """Make a folder if it is not there; its mode is set only when made here, which the answer tells."""
         try:
-            os.mkdir(path, mode)
+            os.mkdir(path, mode & 0o700)
         except FileExistsError:
+            _refuse_link(path)
             return False
-        if gid is not None or self.uid is not None:
-            os.chown(path, -1 if self.uid is None else self.uid, -1 if gid is None else gid)
-        os.chmod(path, mode)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # not by its name: it may be another's by now
+        try:
+            if gid is not None or self.uid is not None:
+                os.fchown(fd, -1 if self.uid is None else self.uid, -1 if gid is None else gid)
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
         return True
+
+
+def _refuse_link(path: str) -> None:
+    """Raise if a part of the folder is a symbolic link: what lies behind it is nobody's journal."""
+    if stat.S_ISLNK(os.lstat(path).st_mode):
+        raise OSError(errno.ELOOP, "is a symbolic link, which is not followed; look who made it, and remove it", path)
 
 
 def file_system_of(path: str) -> str:

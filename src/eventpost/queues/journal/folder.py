@@ -89,7 +89,7 @@ class Folder:
 
     def _check(self, *, allow_network_fs: bool) -> None:
         try:
-            self._make_parents(os.path.dirname(self.path))
+            _make_parents(os.path.dirname(self.path))
             self.make()
         except (NotADirectoryError, FileExistsError) as error:
             raise JournalUnusable(f"{self.path}: a part of this path is a file; choose another folder") from error
@@ -114,12 +114,6 @@ class Folder:
         except OSError as error:
             raise JournalUnusable(f"{self.path}: {self._remedy(error)}") from error
 
-    def _make_parents(self, path: str) -> None:
-        if not os.path.lexists(path):
-            self._make_parents(os.path.dirname(path))
-            with suppress(FileExistsError):
-                os.mkdir(path)
-
     def _remedy(self, error: OSError) -> str:
         try:
             info = os.stat(self.path)
@@ -132,6 +126,8 @@ class Folder:
                 f"belongs to uid {info.st_uid} with mode {stat.S_IMODE(info.st_mode):04o}; uid {os.geteuid()} can't: "
                 f"chown it, or share it with group= and `chgrp` / `chmod 2770`"
             )
+        if error.errno == errno.ELOOP:
+            return f"{error.filename} {error.strerror}"
         if error.errno == errno.EROFS:
             return "is on a read-only file system; choose another folder"
         return f"cannot be used: {error.strerror}"
@@ -350,6 +346,14 @@ def _are_totals(found: dict[str, Any]) -> bool:
         # These are unlinked: a name of this folder, or none.
         and all(isinstance(one, str) and one.removeprefix("dead/").count("/") == 0 for one in folded)
     )
+
+
+def _make_parents(path: str) -> None:
+    """Make what is missing on the way to a folder, writable by its maker only, whatever the umask says."""
+    if not os.path.lexists(path):
+        _make_parents(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o755)
 
 
 def writer_of(name: str) -> str:
