@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,12 @@ from ..queues.journal.inspect import FolderStatus, Seen
 
 MASK: Final = "****"
 MASKED: Final = frozenset({"visitor_id", "session_id"})
+NAMES: Final = frozenset({
+    "key", "uuid", "type", "entity_id", "account_id", "project_id", "revision", "client_name", "client_version",
+    "campaign_id", "experiment_id", "variation_id", "rule_key", "rule_type", "flag_key", "variation_key",
+})  # fmt: skip
+QUOTED_MIN: Final = 3
+"""Shorter texts say nothing about anybody, and would turn every answer into stars."""
 PLAIN_HEADERS: Final = frozenset({"accept", "content-type", "content-encoding", "user-agent"})
 """Headers that hold no secret; what others hold is nobody's business."""
 out = Console(highlight=False)
@@ -175,29 +182,41 @@ def _masked(value: Any) -> Any:
 
 
 def _masked_text(text: str, event: Event) -> str:
-    """Return what an endpoint answered without the ids that it quotes from the event."""
-    ids = {str(one.get(name)) for one in _dicts(event) for name in MASKED & one.keys()}
-    for one in sorted(ids, key=len, reverse=True):
-        text = text.replace(one, MASK) if one else text
+    """Return what an endpoint answered without what it quotes from the event: ids, values, headers, the URL's secrets."""
+    envelope, parts = event.envelope, urlsplit(event.lane)
+    said = {parts.username, parts.password, parts.query, *_query_values(parts.query)}
+    said |= {value for name, value in envelope.headers if _masked_header(name, value) == MASK}
+    said |= {word for value in list(said) if value for word in value.split()}
+    if envelope.verb == "GET":
+        said |= _query_values(event.payload.decode("utf-8", "replace"))
+    for one in sorted(said | _texts(event), key=lambda one: -len(one or "")):
+        text = text.replace(one, MASK) if one and len(one) >= QUOTED_MIN else text
     return text
+
+
+def _query_values(query: str) -> set[str]:
+    return {value for _, value in parse_qsl(query)}
 
 
 def _masked_header(name: str, value: str) -> str:
     return value if name.lower() in PLAIN_HEADERS else MASK
 
 
-def _dicts(event: Event) -> list[dict[str, Any]]:
-    """Return all objects in an event's payload."""
+def _texts(event: Event) -> set[str]:
+    """Return all texts in an event's payload but those that name things, not people."""
     try:
         todo = [json.loads(event.payload)]
     except ValueError:
-        return []
-    found = []
+        return set()
+    found = set()
     while todo:
         one = todo.pop()
         if isinstance(one, dict):
-            found.append(one)
-        todo.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+            todo += [value for name, value in one.items() if name not in NAMES]
+        elif isinstance(one, list):
+            todo += one
+        elif isinstance(one, str):
+            found.add(one)
     return found
 
 
