@@ -189,7 +189,9 @@ class Chaos:
         for row, value in zip(self.rows.values(), values, strict=True):
             row.append((now, float(value)))
         if self.checks % 30 == 0:
-            print(f"  {now:5.0f} s: acknowledged {acked:,}, queued {status.queued:,}, {dict(self.happened)}", flush=True)
+            print(
+                f"  {now:5.0f} s: acknowledged {acked:,}, queued {status.queued:,}, {dict(self.happened)}", flush=True
+            )
 
     def disk_mb(self) -> float:
         """Return what the folder takes."""

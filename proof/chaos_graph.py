@@ -43,12 +43,19 @@ def draw(
 
     at = LEFT
     for name, colour in BANDS.items():
-        out.append(f'<rect x="{at}" y="31" width="12" height="12" fill="{colour}"/><text x="{at + 16}" y="41">{name}</text>')
+        out.append(
+            f'<rect x="{at}" y="31" width="12" height="12" fill="{colour}"/><text x="{at + 16}" y="41">{name}</text>'
+        )
         at += 74
     out.append(f'<text x="{at}" y="41">endpoint;</text>')
-    for name, sign, colour in (("kill -9", "M0 -4 L4 4 L-4 4 Z", "#d1242f"), ("SIGSTOP", "M-3 -4 H3 V4 H-3 Z", "#57606a")):
+    for name, sign, colour in (
+        ("kill -9", "M0 -4 L4 4 L-4 4 Z", "#d1242f"),
+        ("SIGSTOP", "M-3 -4 H3 V4 H-3 Z", "#57606a"),
+    ):
         at += 66
-        out.append(f'<path d="{sign}" fill="{colour}" transform="translate({at} 37)"/><text x="{at + 8}" y="41">{name}</text>')
+        out.append(
+            f'<path d="{sign}" fill="{colour}" transform="translate({at} 37)"/><text x="{at + 8}" y="41">{name}</text>'
+        )
     bottom = TOP + len(panels) * (PANEL + GAP) - GAP
     out.extend(
         f'<rect x="{x(begin)}" y="{TOP}" width="{max(1.0, x(end) - x(begin)):.1f}" height="{bottom - TOP}" '
