@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from ..errors import JournalUnusable
 from ..queues.journal import inspect
+from ..queues.journal.repair import repair as mend
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
 
@@ -101,14 +102,30 @@ def tail(
 
 
 @app.command()
-def verify(journal: Journal, *, json_: Json = False) -> None:
-    """Read every byte of a folder and name what is damaged; changes nothing.  Exit code 1: something is."""
+def verify(
+    journal: Journal,
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what nobody holds, and say what was done.")] = False,
+    json_: Json = False,
+) -> None:
+    """Read every byte of a folder and name what is damaged; without --repair it changes nothing.
+
+    Exit code 1: something is damaged, or stays so.
+    """
+    repaired = mend(journal) if repair else []
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task("reading", total=None)
         findings = inspect.verify(journal, progress=lambda done, of: bar.update(task, completed=done, total=of))
     if json_:
-        show.say_json([{name: getattr(one, name) for name in one.__slots__} for one in findings])
+        found = [{name: getattr(one, name) for name in one.__slots__} for one in findings]
+        done = [{name: getattr(one, name) for name in one.__slots__} for one in repaired]
+        show.say_json({"repaired": done, "findings": found} if repair else found)
     else:
+        for what in repaired:
+            lost = f", {what.events:,} events dropped: damaged" if what.events else ""
+            show.say(f"{what.did}: {what.path}: {what.detail}{lost}", style="yellow" if what.did == "left" else "green")
+        if repair and not repaired:
+            show.say("nothing to repair")
         for one in findings:
             where = f"{one.path} at byte {one.at_byte:,}, {one.length_bytes:,} bytes"
             show.say(f"{one.kind}: {where}: {one.detail}", style="red" if one.kind in SERIOUS else "yellow")

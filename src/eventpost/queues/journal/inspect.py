@@ -337,7 +337,19 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
     if header.sealed_events is not None and expected < header.sealed_events:
         detail = f"{header.sealed_events - expected} events are missing at its end"
         findings.append(Finding(full, "damaged", len(data), 0, detail))
-    return findings
+    return _without_accounted(findings, header, settled, places)
+
+
+def _without_accounted(
+    findings: list[Finding], header: fmt.Header, settled: bytes, places: list[tuple[int, fmt.Frame | None, bytes]]
+) -> list[Finding]:
+    """Leave out damage whose events are all settled: it was set aside and counted, and nothing waits behind it."""
+    there = {frame.ordinal for _, frame, _ in places if frame is not None and frame.kind != Kind.ENVELOPE}
+    if header.sealed_events is None or any(
+        settled[one] not in SETTLED for one in range(min(header.sealed_events, len(settled))) if one not in there
+    ):
+        return findings
+    return [one for one in findings if one.kind != "damaged" or one.at_byte == header.outcomes_at]
 
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:
