@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from eventpost.queues.journal import inspect
@@ -233,10 +234,7 @@ class Chaos:
 
         def rates(name: str) -> list[tuple[float, float]]:
             row = self.rows[name]
-            return [
-                (after[0], (after[1] - before[1]) / (after[0] - before[0]))
-                for before, after in zip(row, row[1:], strict=False)
-            ]
+            return [(after[0], (after[1] - before[1]) / (after[0] - before[0])) for before, after in pairwise(row)]
 
         def of(at: int) -> dict[str, list[tuple[float, float]]]:
             out: dict[str, list[tuple[float, float]]] = {}
@@ -267,7 +265,9 @@ def run(arguments: argparse.Namespace) -> Figures:
         never += [f"answered {name}" for name in ("429", "503", "reset") if not chaos.endpoint.answers[name]]
         never += [] if again or chaos.short else ["sent twice"]
         if never:
-            raise Broken(f"never happened, so nothing was shown: {', '.join(never)}")
+            raise Broken(  # noqa: TRY301 - the place where everything ends
+                f"never happened, so nothing was shown: {', '.join(never)}"
+            )
     except BaseException:
         print(f"repeat: python -m proof chaos --minutes {arguments.minutes:g} --seed {arguments.seed}; kept: {root}")
         raise

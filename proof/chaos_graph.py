@@ -33,7 +33,8 @@ def draw(
     """Write the picture.  ``bands``: what the endpoint did, from, to; ``marks``: what was done to processes, when."""
     wide, high = WIDTH - LEFT - RIGHT, TOP + len(panels) * (PANEL + GAP) + 24
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" '
+        'font-family="sans-serif" font-size="11">',
         f'<title>{title}</title><rect width="{WIDTH}" height="{high}" fill="#fff"/>',
         f'<text x="{LEFT}" y="20" font-size="14">{title}</text>',
     ]

@@ -1,7 +1,8 @@
 """What lies on the disk is private, what is planted there is not followed, and nothing secret is said anywhere.
 
 Every secret of a run has a marker of its own in it: visitor ids, attributes, tags, a header, and the user, password and
-query of the URL.  Everything that the run logged (all loggers, DEBUG), printed, raised or shows by ``repr`` is searched.
+query of the URL.  Everything that the run logged (all loggers, DEBUG), printed, raised or shows by
+``repr`` is searched.
 """
 
 import json
@@ -78,10 +79,11 @@ def offer(dispatcher):
     for key in ("fine", "bad", "later", "reset", "garbage"):
         assert dispatcher.dispatch_event(event(key))
     assert dispatcher.dispatch_event(LogEvent(URL, {"q": SECRETS["getquery"]}, "GET"))
-    dispatcher.dispatch_event(event("refused", "http://u:%s@127.0.0.1:9/x?%s" % (SECRETS["password"], SECRETS["query"])))
+    dispatcher.dispatch_event(event("refused", "http://u:%(password)s@127.0.0.1:9/x?%(query)s" % SECRETS))
     dispatcher.dispatch_event(event("nobody", "http://u:%s@no-such-host.invalid/" % SECRETS["password"]))
     for odd in (
-        event("odd", extra=Odd()), event("nan", extra={SECRETS["visitor"] + "-1": float("nan")}), event("key", extra={Odd(): 1}),
+        event("odd", extra=Odd()), event("nan", extra={SECRETS["visitor"] + "-1": float("nan")}),
+        event("key", extra={Odd(): 1}),
         event("url", "ftp://u:%s@host/" % SECRETS["password"]), event("port", URL.replace("/v1", "x/v1")),
         LogEvent(URL, {"visitors": []}, "POST", {"X-Key": SECRETS["header"] + "\\r\\nX: y"}),
         LogEvent(URL, {"visitors": []}, SECRETS["thing"]), event("large", extra="x" * 4_000_000),
@@ -118,7 +120,8 @@ for queue in (JournalQueue(FOLDER), MemoryQueue()):
     for lane in queue.lanes():
         leases = queue.claim(lane, 9, 1 << 20)
         for lease in leases:
-            shown(lease, lease.event, lease.event.envelope, Request(lease.event.envelope, lease.event.payload, lease, 1.0))
+            envelope, payload = lease.event
+            shown(lease, lease.event, envelope, Request(envelope, payload, lease, 1.0))
         queue.release(leases)
     shown(event("x"), Response(400, None, SECRETS["visitor"].encode()))
     dispatcher.close(0.2)
@@ -252,7 +255,7 @@ def test_modes_of_every_file_whatever_the_umask(tmp_path, umask, shared):
     said(["-c", LIFE, folder, umask, group])
     modes = (0o2770, 0o660) if shared else (0o700, 0o600)
     assert wrong_modes(folder, *modes) == {}
-    seg = sorted((folder / "segments").glob("*.seg"))[0]
+    seg = min((folder / "segments").glob("*.seg"))
     data = bytearray(seg.read_bytes())
     data[data.rindex(b'"n":')] ^= 1
     seg.write_bytes(data)

@@ -169,12 +169,13 @@ def test_full_in_the_middle_of(tmp_path: Path, call: str, at: int, error: int) -
     queue = JournalQueue(tmp_path / "j", disk=disk, segment_bytes_max=1 << 18)
     taken: list[int] = []
     owed: list[Any] = []
+    reasons: set[str] = set()
     for n in range(2500):
         try:
             queue.put([event(n, 900)])
             taken.append(n)
         except (QueueUnavailable, OSError) as refused:
-            assert getattr(refused, "reason", "") in {"disk_full", "disk"}, refused
+            reasons.add(getattr(refused, "reason", type(refused).__name__))
         if n % 50 == 49 and n < 1000:
             leases = queue.claim(URL, 10, 1 << 20)
             try:
@@ -184,6 +185,7 @@ def test_full_in_the_middle_of(tmp_path: Path, call: str, at: int, error: int) -
         if disk.happened and n > 1500:
             break
         assert closes(queue.stats())
+    assert reasons <= {"disk_full", "disk"}
     queue.tend()
     disk.call = ""  # there is room again
     for leases in owed:
@@ -356,7 +358,7 @@ def test_old_and_new_format_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_freeze_and_thaw(tmp_path: Path) -> None:
-    """A sender is frozen with requests in flight, its connections die meanwhile; thawed, it delivers all, and once each."""
+    """A sender is frozen with requests in flight, its connections die meanwhile; thawed, it delivers all."""
     with Collector() as up:
         child = os.fork()
         if not child:

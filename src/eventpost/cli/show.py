@@ -182,7 +182,7 @@ def _masked(value: Any) -> Any:
 
 
 def _masked_text(text: str, event: Event) -> str:
-    """Return what an endpoint answered without what it quotes from the event: ids, values, headers, the URL's secrets."""
+    """Return what an endpoint answered without what it quotes from the event: values, headers, the URL's secrets."""
     envelope, parts = event.envelope, urlsplit(event.lane)
     said = {parts.username, parts.password, parts.query, *_query_values(parts.query)}
     said |= {value for name, value in envelope.headers if _masked_header(name, value) == MASK}
@@ -234,7 +234,8 @@ def letter_as_dict(letter: DeadLetter, *, visitor_ids: bool, with_payload: bool)
     keys, uuids, ids = summary(letter.event, visitor_ids=visitor_ids)
     value: dict[str, Any] = {
         "id": letter.id, "died": moment(letter.at_s), "reason": letter.reason, "status": letter.status,
-        "answer": letter.answer if visitor_ids else _masked_text(letter.answer, letter.event), "attempts": letter.attempts, "endpoint": shown_url(letter.event.lane),
+        "answer": letter.answer if visitor_ids else _masked_text(letter.answer, letter.event),
+        "attempts": letter.attempts, "endpoint": shown_url(letter.event.lane),
         "events": keys, "uuids": uuids, "visitors": ids,
     }  # fmt: skip
     if with_payload:

@@ -18,7 +18,7 @@ BreakerState = Literal["closed", "open", "half_open", "held"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Signal:
-    """Base of all signals.  ``repr`` shows an endpoint as logs do: its user, password and query are nobody's business."""
+    """Base of all signals.  ``repr`` shows an endpoint as logs do: without user, password and query."""
 
     def __repr__(self) -> str:
         values = {one.name: getattr(self, one.name) for one in fields(self)}

@@ -134,7 +134,7 @@ def _segment(folder: Folder, path: str) -> list[Repair]:
         try:
             header = fmt.decode_header(data[: fmt.header_bytes_wanted(data[: fmt.PAGE_BYTES])])
             if len(data) < header.records_at:
-                raise fmt.BadHeader("the file ends before its records")  # noqa: TRY301 - a state of the file as well
+                raise fmt.BadHeader("the file ends before its records")
         except fmt.NewerFormat as error:
             return [Repair(path, "left", 0, f"{error}; a newer release can mend it")]
         except ValueError as error:
