@@ -121,15 +121,17 @@ class Chaos:
         for _, what, kind in undo:
             self.begin(kind) if what == "begin" else self.lives[kind].stop(stopped=False)
         self.calm()
+        self.warm()
         self.drain()
 
     def warm(self) -> None:
-        """Wait until everybody is at work: a process that is frozen before it began proves nothing."""
+        """Wait until everybody is at work: a process that is frozen or ended before it began proves nothing."""
+        until = self.now + 30
         while not all(life.count()[0] for life in self.lives.values() if life.cells is not None) or not any(
             uuid.startswith("stores") for uuid in list(self.endpoint.seen)
         ):
             time.sleep(TICK_S)
-            if self.now > 30:
+            if self.now > until:
                 raise Broken("not everybody began: see the logs")
 
     def span(self, mean_s: float) -> float:

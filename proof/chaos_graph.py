@@ -33,10 +33,10 @@ def draw(
     """Write the picture.  ``bands``: what the endpoint did, from, to; ``marks``: what was done to processes, when."""
     wide, high = WIDTH - LEFT - RIGHT, TOP + len(panels) * (PANEL + GAP) + 24
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" '
-        'font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" font-family="sans-serif">',
+        "<style>text { font-size: 11px } text.title { font-size: 14px }</style>",
         f'<title>{title}</title><rect width="{WIDTH}" height="{high}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="20" font-size="14">{title}</text>',
+        f'<text x="{LEFT}" y="20" class="title">{title}</text>',
     ]
 
     def x(at_s: float) -> float:
