@@ -243,8 +243,7 @@ def wrong_modes(root, folders, files):
     return {str(path): oct(mode) for path, mode in found.items() if mode != (folders if path.is_dir() else files)}
 
 
-@pytest.mark.parametrize("umask", ["000", "022", "077", "777"])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("umask", "shared"), [("000", False), ("777", False), ("000", True), ("077", True)])
 def test_modes_of_every_file_whatever_the_umask(tmp_path, umask, shared):
     """A whole life, a crash, adoption, damage, commands: folders 0700 and files 0600; shared ones 2770 and 0660."""
     if find_spec("typer") is None:
