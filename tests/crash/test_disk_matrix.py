@@ -344,7 +344,7 @@ def test_old_and_new_format_in_one_folder(tmp_path: Path) -> None:
     queue.put([event(n) for n in range(3)])
     queue.close()
     [path] = (tmp_path / "j/segments").glob("*.seg")
-    newer = bytearray(path.read_bytes())
+    newer = bytearray(path.read_bytes().replace(b'"version":1', b'"version":2', 1))
     newer[8] = fmt.VERSION + 1
     other = path.with_name("0000000000001-1.aa-000000.seg")
     other.write_bytes(newer)
