@@ -307,6 +307,57 @@ def test_ctrl_c_ends_the_wait_at_exit(black_hole: str) -> None:
     assert "Traceback" not in rest
 
 
+def test_an_exit_in_the_middle_of_close_is_one_exit(black_hole: str) -> None:
+    """A signal handler's sys.exit ends close(): the loss is told once, and the end of the process waits no more."""
+    code = """
+        signal.signal(signal.SIGALRM, lambda *_: sys.exit(3))
+        d = EventDispatcher(close_timeout_s=20)
+        put(d, *names('a', 7))
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        d.close()
+    """
+    stderr, took_s = run(code, black_hole, exit_code=3)
+    assert stderr.count("7 events dropped (memory_at_exit)") == 1
+    assert took_s < 10
+
+
+def test_a_close_over_a_close_does_not_wait_for_it(black_hole: str) -> None:
+    """A signal handler that closes what its thread is closing returns at once; the count closes."""
+    code = """
+        took = []
+
+        def handler(*_):
+            began = time.monotonic()
+            d.close()
+            took.append(time.monotonic() - began)
+
+        signal.signal(signal.SIGALRM, handler)
+        d = EventDispatcher()
+        put(d, *names('a', 7))
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        report = d.close(1.5)
+        assert took and took[0] < 0.5, took
+        assert report.closes and dict(report.dropped) == {'memory_at_exit': 7}, report
+    """
+    run(code, black_hole)
+
+
+def test_at_exit_one_dispatcher_does_not_wait_for_anothers_endpoint(collector: Collector, black_hole: str) -> None:
+    """Every dispatcher ends its linger at once, whoever is waited for first."""
+    code = """
+        LIVE, HOLE = URL, ARGS[0]
+        kept = []
+        for at in range(10):
+            url = HOLE if at % 2 else LIVE
+            d = EventDispatcher(merge_log_events=True, linger_s=20, close_timeout_s=2, endpoint=url)
+            put(d, *names(f'd{at}-', 3))
+            kept.append(d)
+    """
+    collector.answer = lambda _: Reply(delay_s=0.7)
+    run(code, collector.url, black_hole)
+    assert set(collector.uuids) == {f"d{at}-{number}" for at in range(0, 10, 2) for number in range(3)}
+
+
 def test_no_line_is_printed_when_exit_does_not_have_to_wait(collector: Collector) -> None:
     """A quick drain is silent."""
     assert run("d = EventDispatcher()\nput(d, *names('a', 50))", collector.url)[0] == ""

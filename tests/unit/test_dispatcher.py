@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.support import curl_transport
 
 from eventpost import settings
 from eventpost.doors.dispatcher import EventDispatcher
@@ -18,6 +19,7 @@ from eventpost.event import Envelope, Event, LogEvent
 from eventpost.queues.memory import MemoryQueue
 from eventpost.sender.retry import RetryPolicy
 from eventpost.testing.transports import RecordingTransport
+from eventpost.transports.pool import PoolTransport
 from eventpost.transports.protocol import Request, Response, TransportError
 from eventpost.watch.ledger import Report
 from eventpost.watch.signals import Closed, Refused, Signal
@@ -391,6 +393,13 @@ class TestTestRuns:
         assert guarded.dispatch_event(log_event(url=OPTIMIZELY)) is True
         monkeypatch.delenv("EVENTPOST_ALLOW_TEST_SENDS")
         assert guarded.dispatch_event(log_event(url=OPTIMIZELY)) is False
+
+    @pytest.mark.parametrize("make", [curl_transport, PoolTransport])
+    def test_our_http_is_guarded_also_if_it_is_handed_in(self, make: Any) -> None:
+        """For its proxy or certificates, say."""
+        dispatcher = EventDispatcher(transport=make(proxy="http://127.0.0.1:9"))
+        assert dispatcher.dispatch_event(log_event(url=OPTIMIZELY)) is False
+        assert dict(dispatcher.close(0).refused) == {"test_run": 1}
 
     def test_ones_own_dispatcher_is_not_guarded(self, dispatcher: EventDispatcher) -> None:
         """What is not our HTTP sends nothing to Optimizely by itself."""

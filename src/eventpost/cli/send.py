@@ -36,6 +36,7 @@ class Elsewhere:
     def __init__(self, inner: Transport, url: str) -> None:
         self._inner = inner
         self._url = url
+        self.in_flight_max: int | None = getattr(inner, "in_flight_max", None)
 
     def start(self, request: Request) -> None:
         """See Transport.start."""

@@ -25,7 +25,7 @@ from ..event import Event
 from ..queues.protocol import Queue, QueueStats
 from ..sender.lane import Limits
 from ..sender.loop import OnRequest, Sender
-from ..sender.primitives import Lock, pause
+from ..sender.primitives import Lock, get_ident, pause
 from ..sender.retry import RetryPolicy
 from ..sender.thread import SenderThread
 from ..transports.custom import as_transport
@@ -96,7 +96,7 @@ class EventDispatcher:
         self.merge_log_events = bool(merge_log_events)
         self.close_timeout_s: float = settings.setting("close_timeout_s", close_timeout_s)
         self._observers: tuple[Observer, ...] = (LogObserver(clock=clock), *_checked_observers(observers))
-        self._guarded = transport is None
+        self._guarded: bool = transport is None or getattr(transport, "is_guarded", False)
         self._safe_urls: set[str] = set()
         transport = settings.build_transport() if transport is None else as_transport(transport)
         limits = Limits(
@@ -153,6 +153,7 @@ class EventDispatcher:
     def _start_from_zero(self) -> None:
         self._refused = Tally()
         self._close_lock = Lock()
+        self._closer: int | None = None
         self._said_test_run = False
 
     # -- doors
@@ -270,10 +271,21 @@ class EventDispatcher:
         if self._thread.on_own_thread:
             return self.stats()
         if not self._close_lock.acquire(False):  # closed already, or somebody is at it
+            if self._closer == get_ident():  # a signal handler over this thread's own close can't wait for it
+                return self.stats()
             deadline = self._clock.monotonic() + timeout_s
             while self._last_report is None and self._clock.monotonic() < deadline:
                 pause(_CLOSE_AGAIN_POLL_S)
             return self.stats()
+        self._closer = get_ident()
+        try:
+            return self._close_now(timeout_s, at_exit=at_exit)
+        finally:
+            self._closer = None
+            if self._last_report is None:  # interrupted: the next close, or the end of the process, does it again
+                self._close_lock.release()
+
+    def _close_now(self, timeout_s: float, *, at_exit: bool) -> Report:
         durable = self.queue.durability != "memory"
         try:
             if self._sends:
@@ -281,11 +293,16 @@ class EventDispatcher:
                 self._thread.flush(timeout_s, hopeless_ends_it=at_exit and durable, told=told)
             else:
                 self.queue.sync(timeout_s)
-        except KeyboardInterrupt:
-            if not at_exit:
-                self._end(durable=durable)
+        except BaseException as error:  # what a signal handler raised; at exit Ctrl-C means: do not wait
+            self._end(durable=durable)
+            if not at_exit or not isinstance(error, KeyboardInterrupt):
                 raise
         return self._end(durable=durable)
+
+    def hurry(self) -> None:
+        """End lingering and go on sending, in the background: the process ends soon."""
+        if self._sends and not self._closed:
+            self._thread.hurry()
 
     def _end(self, *, durable: bool) -> Report:
         if self._last_report is not None:

@@ -232,6 +232,13 @@ class SenderThread:
             flush.given_up = True
         return flush.done
 
+    def hurry(self) -> None:
+        """End lingering, and do not wait for what that brings."""
+        if self._started:
+            self.sender.request_flush()
+            self._quotas = None
+            self._poke()
+
     def _pending(self) -> bool:
         stats = self._queue.stats()
         return stats.queued + stats.in_flight > 0

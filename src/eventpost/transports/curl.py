@@ -107,6 +107,8 @@ class CurlTransport:
     """
 
     in_flight_max = 1000
+    is_guarded = True
+    """Sends nothing to Optimizely from a test run."""
 
     def __init__(
         self,

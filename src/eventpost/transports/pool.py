@@ -87,6 +87,8 @@ class PoolTransport(ThreadedTransport):
     """
 
     inline_is_bounded = True
+    is_guarded = True
+    """Sends nothing to Optimizely from a test run."""
 
     def __init__(
         self,
