@@ -106,6 +106,36 @@ def test_a_file_system_that_is_really_full(small: Path, durability: Any, *, mapp
     assert (status.accepted, status.closes) == (taken + 1, True)
 
 
+class Half:
+    """A map whose stores can fail half way."""
+
+    def __init__(self, inner: Any, disk: FullAt) -> None:
+        self.inner, self.disk = inner, disk
+
+    def __getitem__(self, key: slice) -> bytes:
+        return self.inner[key]
+
+    def __setitem__(self, key: slice, value: bytes) -> None:
+        start = key.start or 0
+        what = (
+            "seal"
+            if start == fmt.SEAL_AT and len(value) == fmt.SEAL_BYTES
+            else "note"
+            if len(value.strip(bytes(value[:1]))) == 0 and len(value) < 20 and start < 64 * 4096
+            else "record"
+        )
+        try:
+            self.disk._count(what)
+        except OSError:
+            self.inner[start : start + len(value) // 2] = value[: len(value) // 2]
+            raise
+        self.inner[key] = value
+
+    def close(self) -> None:
+        """Let it go."""
+        self.inner.close()
+
+
 class FullAt(Disk):
     """A disk that is full (or fails otherwise) from the n-th of some call on, after a part of the bytes."""
 
@@ -122,32 +152,7 @@ class FullAt(Disk):
 
     def map(self, fd: int, length: int) -> Any:
         """Map, with stores that can fail half way."""
-        inner, disk = super().map(fd, length), self
-
-        class Half:
-            def __getitem__(self, key: slice) -> bytes:
-                return inner[key]
-
-            def __setitem__(self, key: slice, value: bytes) -> None:
-                start = key.start or 0
-                what = (
-                    "seal"
-                    if start == fmt.SEAL_AT and len(value) == fmt.SEAL_BYTES
-                    else "note"
-                    if len(value.strip(bytes(value[:1]))) == 0 and len(value) < 20 and start < 64 * 4096
-                    else "record"
-                )
-                try:
-                    disk._count(what)
-                except OSError:
-                    inner[start : start + len(value) // 2] = value[: len(value) // 2]
-                    raise
-                inner[key] = value
-
-            def close(self) -> None:
-                inner.close()
-
-        return Half()
+        return Half(super().map(fd, length), self)
 
     def truncate(self, fd: int, length: int) -> None:
         """Cut, or fail."""

@@ -1468,3 +1468,18 @@ def test_a_damaged_dead_letter_expires_with_the_others(folder: Path) -> None:
     status = inspect.folder_status(folder, clock=clock)
     assert status.closes, status
     assert (status.accepted, status.dropped) == (3, {"dead_expired": 3})
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_segments_come_and_go_without_leaving_descriptors(tmp_path: Path, *, mapped: bool) -> None:
+    """Sealed, read, settled and folded, some fifty of them: as many descriptors as before."""
+    queue = JournalQueue(tmp_path / "j", disk=Disk(mapped=mapped), segment_bytes_max=1 << 18)
+    counts = []
+    for _ in range(5):
+        for n in range(1000):
+            queue.put([event(n, 3000)])
+        assert len(drain(queue)) == 1000
+        queue.tend()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    queue.close()
+    assert counts[-1] <= counts[0] + 2, counts

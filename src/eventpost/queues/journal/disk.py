@@ -89,6 +89,10 @@ class WrittenMap:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        """Go with the last reference, as a mapping does; what it leaves open would hold a segment's flock, too."""
+        self.close()
+
 
 def _read_all(fd: int, length: int, at: int) -> bytes:
     data = os.pread(fd, length, at)
