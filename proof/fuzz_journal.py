@@ -177,7 +177,6 @@ class JournalTarget:
         for _ in range(READS_MAX):
             cursor.unread()
             cursor.has_more()
-            cursor.next_at_s()
             cursor.read(step, 1 << (self._number % 14), 0.0, leases, lambda envelope: envelope)
             if cursor.ended:
                 break

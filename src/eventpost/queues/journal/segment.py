@@ -467,12 +467,6 @@ class Cursor:
             return self.header.sealed_events - self.ordinal
         return 0
 
-    def next_at_s(self) -> int | None:
-        """Return when the next event to be read was put, in seconds since the epoch; None: none is known."""
-        if not self.unread() and not (self.adopted and self.has_more()):
-            return None
-        return fmt.frame_at_s(self._fetch(FRAME_HEAD_BYTES), 0)  # no window: a backlog has hundreds of cursors
-
     def has_more(self) -> bool:
         """Tell whether another process has appended something that was not read yet, or has ended its segment."""
         if self.ended or self.end is not None:
