@@ -126,6 +126,21 @@ def test_a_dead_letter_whose_note_is_none(tmp_path: Path) -> None:
     assert [letter.status for letter in inspect.dead_letters(tmp_path)] == [400, 413]
 
 
+def test_a_dead_letter_of_an_event_that_cannot_be(tmp_path: Path) -> None:
+    """A letter that tells an ordinal below zero, or beyond the segment's, settles nothing and writes nowhere."""
+    name = NAME.replace("-000000", "-000001")
+    notes = [{"reason": "http_400", "origin": f"{name}:{ordinal}"} for ordinal in (-1, -70, 1 << 40)]
+    frames = [fmt.frame(fmt.Kind.DEAD, n, AT_S, 0, fmt.encode_dead(note, b"{}")) for n, note in enumerate(notes)]
+    JournalQueue(tmp_path).close()
+    (tmp_path / "dead" / NAME).write_bytes(segment(*frames))
+    (tmp_path / "segments" / name).write_bytes(segment(event(0), event(1)))
+    queue = JournalQueue(tmp_path)
+    queue.scan()
+    assert (tmp_path / "segments" / name).read_bytes() == segment(event(0), event(1))
+    assert len(queue.claim(URL, 10, 1 << 20)) == 2
+    queue.close()
+
+
 def test_room_is_made_by_what_others_have_delivered_too(tmp_path: Path) -> None:
     """What another process delivered of the segment that makes room stays delivered, in its writer's count, too."""
     queue = JournalQueue(tmp_path, bytes_max=1 << 20, overflow="drop_oldest", segment_bytes_max=1 << 18)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 from tests.support import URL, drain, event, number_of
 from tests.unit.test_journal_segments import adopt, left_by_a_dead_writer
 
 from eventpost.queues.journal import JournalQueue, inspect
+from eventpost.queues.journal import format as fmt
 from eventpost.queues.protocol import Answer
 from eventpost.testing.clock import ManualClock
 
@@ -84,6 +87,34 @@ def test_verify_names_each_damage(tmp_path: Path) -> None:
     path.write_bytes(data[: data.index(b'"n":4') + 20])
     kinds = [(one.kind, one.at_byte <= at) for one in inspect.verify(tmp_path / "j")]
     assert kinds == [("damaged", True), ("torn", False)]
+
+
+@pytest.mark.parametrize(
+    "forged", [{"accepted": -5}, {"delivered": -1}, {"dropped": {"overflow": -1}}, {"accepted": (1 << 63) - 1}]
+)
+def test_a_count_that_cannot_be_is_damage(tmp_path: Path, forged: dict[str, Any]) -> None:
+    """A total below zero, or beyond any number of events, is not believed: it is named, and nothing else suffers."""
+    mixed(tmp_path / "j").close()
+    (tmp_path / "j/totals.json").write_bytes(orjson.dumps({"accepted": 7, **forged}))
+    status = inspect.folder_status(tmp_path / "j")
+    assert (status.accepted, status.delivered, status.queued) == (10, 4, 3)
+    assert status.dropped == {}
+    assert any("totals.json" in line for line in status.trouble)
+    assert [one.kind for one in inspect.verify(tmp_path / "j")] == ["totals"]
+    second, _ = adopt(tmp_path / "j")
+    assert len(drain(second)) == 3
+    second.close()
+
+
+def test_segments_of_a_newer_format_are_counted(tmp_path: Path) -> None:
+    """Those of events and those of dead letters, whose writer is gone."""
+    mixed(tmp_path / "j").close()
+    for path in (tmp_path / "j").glob("*/*.seg"):
+        data = bytearray(path.read_bytes())
+        data[8] = fmt.VERSION + 1
+        data[64:fmt.PAGE_BYTES] = bytes(data[64:fmt.PAGE_BYTES]).replace(b'"version":1', b'"version":2')
+        path.write_bytes(data)
+    assert inspect.folder_status(tmp_path / "j").newer == 2
 
 
 def test_no_journal_is_said_so(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ from .segment import count_outcomes
 
 SUFFIX: Final = ".seg"
 _ENTER_TRIES: Final = 10
+_COUNT_MAX: Final = 1 << 53
+"""No count of events comes near it: a larger one is damage, and sums of such would be too large for their file."""
 _UNSYNCABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 """What a folder above ours may answer that is not ours to change, or that is no local disk's."""
 
@@ -342,7 +344,10 @@ def _are_totals(found: dict[str, Any]) -> bool:
     return (
         isinstance(dropped, dict)
         and isinstance(folded, list)
-        and all(type(one) is int for one in (found["accepted"], found["delivered"], *dropped.values()))
+        and all(
+            type(one) is int and 0 <= one <= _COUNT_MAX
+            for one in (found["accepted"], found["delivered"], *dropped.values())
+        )
         # These are unlinked: a name of this folder, or none.
         and all(isinstance(one, str) and one.removeprefix("dead/").count("/") == 0 for one in folded)
     )

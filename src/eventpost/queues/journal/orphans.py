@@ -145,7 +145,7 @@ class Orphans:
         parked = self._parked.by_segment()
         for cursor in taken:
             for ordinal in parked.get(cursor.name, ()):
-                if ordinal < cursor.header.events_max and cursor.mark(range(ordinal, ordinal + 1), Outcome.DEAD):
+                if 0 <= ordinal < cursor.header.events_max and cursor.mark(range(ordinal, ordinal + 1), Outcome.DEAD):
                     cursor.fresh = False
 
     def _not_ours(self, names: Sequence[str]) -> list[str]:
