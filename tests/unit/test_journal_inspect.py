@@ -112,15 +112,16 @@ def test_segments_of_a_newer_format_are_counted(tmp_path: Path) -> None:
     for path in (tmp_path / "j").glob("*/*.seg"):
         data = bytearray(path.read_bytes())
         data[8] = fmt.VERSION + 1
-        data[64:fmt.PAGE_BYTES] = bytes(data[64:fmt.PAGE_BYTES]).replace(b'"version":1', b'"version":2')
+        data[64 : fmt.PAGE_BYTES] = bytes(data[64 : fmt.PAGE_BYTES]).replace(b'"version":1', b'"version":2')
         path.write_bytes(data)
     assert inspect.folder_status(tmp_path / "j").newer == 2
 
 
 def test_no_journal_is_said_so(tmp_path: Path) -> None:
     """A wrong path is an error that names it, and no folder is made."""
-    with pytest.raises(FileNotFoundError, match="no journal here"):
-        inspect.folder_status(tmp_path / "nothing")
+    for path in (tmp_path / "nothing", ""):
+        with pytest.raises(FileNotFoundError, match="no journal here"):
+            inspect.folder_status(path)
     assert not (tmp_path / "nothing").exists()
 
 

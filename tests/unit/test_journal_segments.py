@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from tests.support import URL, closes, drain, event
 
 from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
-from eventpost.queues.journal import Disk, JournalQueue
+from eventpost.queues.journal import Disk, JournalQueue, inspect
 from eventpost.queues.journal import format as fmt
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Damaged, Signal, Trouble
@@ -189,6 +191,35 @@ def test_an_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(JournalUnusable, match="choose another"):
             JournalQueue(path)
+
+
+def test_a_path_means_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the home folder and bytes are a path; what names no folder is an error, not the working directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ("~/j", Path("~/j"), os.fsencode(tmp_path / "j"), "j"):
+        assert JournalQueue(path).path == os.path.realpath(tmp_path / "j")
+    assert inspect.folder_status("~/j").path == os.path.realpath(tmp_path / "j")
+    for nothing in ("", b"", "~nobody-of-this-name/j"):
+        with pytest.raises(ValueError, match="must name a folder"):
+            JournalQueue(nothing)
+    with pytest.raises(TypeError):
+        JournalQueue(None)  # type: ignore[arg-type]  # on purpose
+    assert [one.name for one in tmp_path.iterdir()] == ["j"]
+
+
+def test_without_file_locks_it_says_what_to_use(tmp_path: Path) -> None:
+    """On a POSIX system, too, if this Python was built without fcntl; nothing is made."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "from eventpost import JournalQueue\n"
+        f"try: JournalQueue({str(tmp_path / 'j')!r})\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("JournalUnusable JournalQueue needs POSIX file locks")
+    assert "use MemoryQueue" in said
+    assert not (tmp_path / "j").exists()
 
 
 def test_no_segment_before_the_first_put(tmp_path: Path) -> None:

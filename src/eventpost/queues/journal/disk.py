@@ -31,6 +31,7 @@ try:
     import fcntl
 except ImportError:  # Windows: JournalQueue's constructor says what to use instead
     fcntl = None  # type: ignore[assignment]  # absent on Windows only
+HAS_LOCKS: Final = hasattr(fcntl, "flock")
 
 NETWORK_FS: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "ocfs2", "gfs2",

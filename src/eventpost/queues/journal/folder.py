@@ -43,7 +43,7 @@ import orjson
 
 from ...errors import JournalUnusable
 from . import format as fmt
-from .disk import NETWORK_FS, Disk, file_system_of, mapping_is_safe
+from .disk import HAS_LOCKS, NETWORK_FS, Disk, file_system_of, mapping_is_safe
 from .format import DROPPED, Outcome
 from .segment import count_outcomes
 
@@ -59,14 +59,18 @@ class Folder:
     """A journal's folder, its path resolved once."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, disk: Disk | None, gid: int | None, allow_network_fs: bool
+        self, path: str | bytes | os.PathLike[str], *, disk: Disk | None, gid: int | None, allow_network_fs: bool
     ) -> None:
-        """Make the folder if need be, and check that it can be used.  Raises JournalUnusable with the remedy."""
-        if os.name != "posix":
+        """Make the folder if need be, and check that it can be used.
+
+        Raises JournalUnusable with the remedy, ValueError or TypeError for what is no path.
+        """
+        if not HAS_LOCKS:
             raise JournalUnusable(
-                "JournalQueue needs POSIX file locks, which this system does not have; use MemoryQueue, or a relay"
+                "JournalQueue needs POSIX file locks, which this system or this Python does not have; "
+                "use MemoryQueue, or a relay"
             )
-        self.path = os.path.realpath(os.fspath(path))
+        self.path = resolved(path)
         self.disk = disk or Disk()
         self.gid = gid
         self.file_mode = 0o600 if gid is None else 0o660
@@ -351,6 +355,14 @@ def _are_totals(found: dict[str, Any]) -> bool:
         # These are unlinked: a name of this folder, or none.
         and all(isinstance(one, str) and one.removeprefix("dead/").count("/") == 0 for one in folded)
     )
+
+
+def resolved(path: str | bytes | os.PathLike[str]) -> str:
+    """Return the absolute path without links; ``~`` is the home folder.  Raises ValueError or TypeError."""
+    name = os.path.expanduser(os.fsdecode(path))
+    if not name or name[0] == "~":  # realpath would take it for the folder that the process happens to stand in
+        raise ValueError(f"path={path!r}: must name a folder{'; that user has no home here' if name else ''}")
+    return os.path.realpath(name)
 
 
 def _make_parents(path: str) -> None:

@@ -19,7 +19,7 @@ from ...event import shown_url
 from . import dead
 from . import format as fmt
 from .dead import DeadLetter
-from .folder import Folder, writer_of
+from .folder import Folder, resolved, writer_of
 from .format import DROPPED, SETTLED, Kind, Outcome
 from .queue import JournalQueue
 from .segment import count_outcomes
@@ -104,10 +104,10 @@ class Finding:
 def open_folder(path: str | os.PathLike[str]) -> Folder:
     """Return the folder of a journal.  Raises FileNotFoundError if it is none, JournalUnusable if it can't be used."""
     try:
-        found = stat.S_ISDIR(os.stat(os.path.join(os.fspath(path), "segments")).st_mode)
+        found = stat.S_ISDIR(os.stat(os.path.join(resolved(path), "segments")).st_mode)
     except PermissionError:
         found = True  # not ours to see: below it is said whose it is
-    except OSError:
+    except (OSError, ValueError):
         found = False
     if not found:
         raise FileNotFoundError(2, "no journal here (no folder named segments in it); check the path", os.fspath(path))

@@ -32,7 +32,7 @@ class JournalQueue:
     """A durable queue in a folder of files; shared by any number of processes on one machine.
 
     Args:
-        path: The folder; made (mode 0700) if it is not there.  Resolved once, here.
+        path: The folder; made (mode 0700) if it is not there.  Resolved once, here; ``~`` is the home folder.
         durability: ``"os"`` survives kill -9 of the process; power loss can cost the last ``sync_interval_s``, or what
             the kernel had not yet written (some 30 s) where no sender runs.  ``"fsync"`` survives power loss.
         bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may exceed
@@ -59,7 +59,7 @@ class JournalQueue:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         durability: Literal["os", "fsync"] = "os",
         bytes_max: int = 4 << 30,
         overflow: Overflow = "refuse",
