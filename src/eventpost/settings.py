@@ -1,14 +1,13 @@
-"""One table of settings: name, default, environment variable, meaning; the only reader of the environment.
+"""One table of settings: name, default, environment variable, meaning.
 
 A value that is passed wins over the environment, and that over the table.  To tell them apart although signatures show
 plain defaults, each default is an instance of its own (``Default``): equal to its value, but not identical to what
-anybody else passes.  ``EVENTPOST_TEST_MODE`` and ``EVENTPOST_ALLOW_TEST_SENDS`` are switches, see :func:`test_run`.
+anybody else passes.  ``EVENTPOST_TEST_MODE`` and ``EVENTPOST_ALLOW_TEST_SENDS`` are switches, see ``guard``.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -22,7 +21,6 @@ from .transports.protocol import Transport
 ENDPOINT_BODY_BYTES_MAX: Final = 3_500_000
 """What the endpoint takes in one JSON body (Optimizely's Event API); nothing larger can ever be delivered."""
 BATCH_BYTES_MARGIN_MAX: Final = 3_000_000
-OPTIMIZELY_DOMAIN: Final = "optimizely.com"
 
 
 class _Int(int):
@@ -145,49 +143,3 @@ def build_queue() -> Queue:
 def build_transport() -> Transport:
     """Return the transport of a dispatcher that was not given one."""
     return build_http_transport()
-
-
-def is_optimizely(host: str) -> bool:
-    """Return whether a host is Optimizely's: the domain itself or anything under it."""
-    host = host.lower().rstrip(".")
-    return host == OPTIMIZELY_DOMAIN or host.endswith("." + OPTIMIZELY_DOMAIN)
-
-
-def test_run() -> str | None:
-    """Return what shows that this is a test run, which must not send to Optimizely; None if nothing does.
-
-    ``EVENTPOST_TEST_MODE=1``, ``PYTEST_CURRENT_TEST``, or pytest's or unittest's runner as the main module; never that
-    something is merely imported.  ``EVENTPOST_ALLOW_TEST_SENDS=1`` lifts all of it.
-    """
-    environ = os.environ
-    if environ.get("EVENTPOST_ALLOW_TEST_SENDS") == "1":
-        return None
-    if environ.get("EVENTPOST_TEST_MODE") == "1":
-        return "EVENTPOST_TEST_MODE=1"
-    if environ.get("PYTEST_CURRENT_TEST"):
-        return "PYTEST_CURRENT_TEST is set"
-    return _test_runner()
-
-
-def _test_runner() -> str | None:
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    name = getattr(spec, "name", "") or ""
-    package = name.partition(".")[0]
-    if package in {"pytest", "_pytest", "unittest"}:
-        return f"the main module is {package}'s runner"
-    file = os.path.basename(getattr(main, "__file__", None) or "")
-    return "the main module is pytest's runner" if file in {"pytest", "py.test", "pytest.exe"} else None
-
-
-def test_run_may_begin() -> bool:
-    """Return whether :func:`test_run` may say something else later: while a test runner is loaded, it may.
-
-    Elsewhere a dispatcher remembers the answer for each URL: a variable that is set later comes too late for it, since
-    a look into the environment (1 to 4 us) at every event would cost as much as the put.
-    """
-    return "_pytest" in sys.modules
-
-
-test_run.__test__ = False  # type: ignore[attr-defined] # pytest would collect these two where they are imported
-test_run_may_begin.__test__ = False  # type: ignore[attr-defined] # as above

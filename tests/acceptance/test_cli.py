@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import stat
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from importlib.util import find_spec
 import pytest
 
 from eventpost import EventDispatcher, JournalQueue, LogEvent
+from eventpost.doors.encode import log_event_to_event
 from eventpost.testing import Collector, Reply
 from support import missing
 
@@ -119,6 +121,26 @@ def test_send_sends_elsewhere_if_told_so(tmp_path, collector):
     done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 20, "--endpoint", collector.url)
     assert done.returncode == 0, done.stderr
     assert json.loads(collector.bodies[0]) == log_event("a").params
+
+
+def test_send_in_a_test_run_keeps_what_is_optimizelys(tmp_path, collector, monkeypatch):
+    """It is not sent, not lost, and said; ``--endpoint`` is where it really would go, and may take it."""
+    queue = JournalQueue(tmp_path / "j")
+    queue.put([log_event_to_event(log_event("a"), endpoint=None, merge=False)])
+    queue.close()
+    monkeypatch.setenv("EVENTPOST_TEST_MODE", "1")
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 1)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert done.returncode == 1
+    assert "queued 1" in done.stdout
+    assert done.stderr.count("EVENTPOST_ALLOW_TEST_SENDS=1 lifts this") == 1
+    done = eventpost("send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 20, "--endpoint", collector.url)
+    assert done.returncode == 0, done.stderr
+    assert len(collector.bodies) == 1
 
 
 def test_send_says_so_when_it_could_not_deliver_everything(tmp_path):

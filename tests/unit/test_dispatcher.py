@@ -2,20 +2,23 @@
 
 import inspect
 import logging
+import socket
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import curl_transport
 
-from eventpost import settings
+from eventpost import guard, settings
 from eventpost.doors.dispatcher import EventDispatcher
 from eventpost.errors import QueueFull
 from eventpost.event import Envelope, Event, LogEvent
+from eventpost.queues.journal import JournalQueue
 from eventpost.queues.memory import MemoryQueue
 from eventpost.sender.retry import RetryPolicy
 from eventpost.testing.transports import RecordingTransport
@@ -401,6 +404,40 @@ class TestTestRuns:
         assert dispatcher.dispatch_event(log_event(url=OPTIMIZELY)) is False
         assert dict(dispatcher.close(0).refused) == {"test_run": 1}
 
+    @pytest.mark.parametrize("make", [curl_transport, PoolTransport])
+    def test_what_lies_in_a_journal_already_is_kept(
+        self, make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Stored by a process that was no test run, adopted by one that is: not sent, not lost, and said once."""
+        stored = JournalQueue(tmp_path / "j")
+        stored.put([Event(Envelope(OPTIMIZELY), b"{}"), Event(Envelope(OPTIMIZELY), b"[]")])
+        stored.close()
+        with socket.create_server(("127.0.0.1", 0)) as proxy:
+            proxy.settimeout(0)
+            transport = make(proxy=f"http://127.0.0.1:{proxy.getsockname()[1]}")
+            policy = RetryPolicy(breaker_first_s=0.01, breaker_max_s=0.02)
+            dispatcher = EventDispatcher(JournalQueue(tmp_path / "j"), transport=transport, retry=policy)
+            dispatcher.start()
+            report = dispatcher.flush(0.3)
+            assert (report.adopted, report.queued + report.in_flight) == (2, 2)
+            assert dispatcher.close(0).dropped == {}
+            with pytest.raises(BlockingIOError):
+                proxy.accept()
+        assert caplog.text.count("EVENTPOST_ALLOW_TEST_SENDS") == 1
+        later = JournalQueue(tmp_path / "j")
+        later.scan()
+        assert [bytes(lease.event.payload) for lease in later.claim(OPTIMIZELY, 9, 1 << 20)] == [b"{}", b"[]"]
+        later.close()
+
+    def test_where_it_really_goes_decides(self, transport: BlockingTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With ``send_to``, also for the door."""
+        monkeypatch.setattr(settings, "build_transport", lambda: transport)
+        with EventDispatcher(send_to=URL) as dispatcher:
+            assert dispatcher.dispatch_event(log_event(url=OPTIMIZELY)) is True
+        assert [request.envelope.url for request in transport.requests] == [URL]
+        with EventDispatcher(send_to=OPTIMIZELY) as dispatcher:
+            assert dispatcher.dispatch_event(log_event(url=URL)) is False
+
     def test_ones_own_dispatcher_is_not_guarded(self, dispatcher: EventDispatcher) -> None:
         """What is not our HTTP sends nothing to Optimizely by itself."""
         assert dispatcher.dispatch_event(log_event(url=OPTIMIZELY)) is True
@@ -408,12 +445,28 @@ class TestTestRuns:
     def test_only_a_runner_or_the_variables_make_a_test_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Never that something is imported."""
         monkeypatch.delenv("PYTEST_CURRENT_TEST")
-        monkeypatch.setattr(settings, "_test_runner", lambda: None)
-        assert settings.test_run() is None
+        monkeypatch.setattr(guard, "_test_runner", lambda: None)
+        assert guard.evidence() is None
         monkeypatch.setenv("EVENTPOST_TEST_MODE", "1")
-        assert settings.test_run() == "EVENTPOST_TEST_MODE=1"
+        assert guard.evidence() == "EVENTPOST_TEST_MODE=1"
         monkeypatch.setenv("EVENTPOST_TEST_MODE", "0")
-        assert settings.test_run() is None
+        assert guard.evidence() is None
+
+
+def test_signals_name_where_it_really_goes() -> None:
+    """With ``send_to``, what the queue knows it by would send a person to the wrong machine."""
+    answers = iter([Response(401), *[Response(204)] * 9])
+    heard: list[Any] = []
+    elsewhere = "http://127.0.0.1:7/relay"
+    policy = RetryPolicy(first_s=0.01, breaker_first_s=0.01, breaker_max_s=0.01)
+    dispatcher = EventDispatcher(
+        transport=BlockingTransport(lambda _: next(answers)), send_to=elsewhere, retry=policy, observers=[heard.append]
+    )
+    assert dispatcher.dispatch_event(log_event())
+    assert dispatcher.close(5).delivered == 1
+    told = [signal for signal in heard if hasattr(signal, "lane")]
+    assert {type(one).__name__ for one in told} >= {"BreakerChanged", "Retrying", "Delivered"}
+    assert {one.lane for one in told} == {elsewhere}
 
 
 def test_repr_shows_the_sum_and_no_payload(dispatcher: EventDispatcher) -> None:

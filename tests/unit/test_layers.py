@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src" / "eventpost"
-GROUND = ("__version__", "event", "errors", "clock", "primitives", "sender.primitives")  # what anybody may stand on
+# What anybody may stand on.
+GROUND = ("__version__", "event", "errors", "clock", "guard", "primitives", "sender.primitives")
 PROTOCOLS = ("queues.protocol", "transports.protocol", "watch.signals")
 PURE = ("sender.batch", "sender.retry", "sender.breaker")
 IMPURE_MODULES = {"time", "threading", "_thread", "random", "logging", "socket", "os", "asyncio", "select", "selectors"}
@@ -19,6 +20,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "event": (),
     "errors": (),
     "clock": (),
+    "guard": (),
     "primitives": (),
     "sender.primitives": (),
     "queues.protocol": ("event", "errors"),
@@ -55,7 +57,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "uvloop": ("testing",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
-READS_ENVIRONMENT = ("settings", "transports.tls")  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
+READS_ENVIRONMENT = ("settings", "guard", "transports.tls")  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

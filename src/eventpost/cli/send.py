@@ -10,8 +10,6 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,46 +18,12 @@ from rich.progress import Progress
 
 from ..doors.dispatcher import EventDispatcher
 from ..queues.journal import JournalQueue
-from ..transports.build import build_http_transport
-from ..transports.protocol import Completion, Request, Transport
 from . import show
 
 LOOK_S: Final = 0.05
 EMPTY_FOR_S: Final = 0.3
 """How long nothing must be waiting before the folder is looked through once more, and then counts as empty."""
 CLOSE_TIMEOUT_S: Final = 10.0
-
-
-class Elsewhere:
-    """A transport in front of another one: sends every request to one URL, whatever its own."""
-
-    def __init__(self, inner: Transport, url: str) -> None:
-        self._inner = inner
-        self._url = url
-        self.in_flight_max: int | None = getattr(inner, "in_flight_max", None)
-
-    def start(self, request: Request) -> None:
-        """See Transport.start."""
-        self._inner.start(replace(request, envelope=request.envelope._replace(url=self._url), token=request))
-
-    def wait(self, timeout_s: float) -> Sequence[Completion]:
-        """See Transport.wait."""
-        return [Completion(request.token, outcome) for request, outcome in self._inner.wait(timeout_s)]
-
-    def wake(self) -> None:
-        """See Transport.wake."""
-        self._inner.wake()
-
-    def close(self, timeout_s: float) -> None:
-        """See Transport.close."""
-        self._inner.close(timeout_s)
-
-    def after_fork_in_child(self) -> None:
-        """See Transport.after_fork_in_child."""
-        self._inner.after_fork_in_child()
-
-    def __repr__(self) -> str:
-        return f"Elsewhere({self._inner!r})"
 
 
 def run_send(
@@ -77,13 +41,11 @@ def run_send(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.write(tell, b"."))
     shared_with: str | int | None = int(group) if group is not None and group.isdecimal() else group
-    http = build_http_transport()
     try:
         queue = JournalQueue(journal, adopt="always", group=shared_with, allow_network_fs=True)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--group") from None
-    transport = http if endpoint is None else Elsewhere(http, endpoint)
-    dispatcher = EventDispatcher(queue, transport=transport, sender="thread")  # whatever the environment says
+    dispatcher = EventDispatcher(queue, send_to=endpoint, sender="thread")  # whatever the environment says
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     queue.scan()  # before there is a sender's thread: what lies here now is counted from the first look on
     dispatcher.start()

@@ -16,9 +16,8 @@ import sys
 from collections.abc import Callable, Iterable
 from os import getpid
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
-from .. import settings
+from .. import guard, settings
 from ..clock import Clock, SystemClock
 from ..errors import EventpostError, QueueError
 from ..event import Event
@@ -49,6 +48,8 @@ class EventDispatcher:
     Args:
         queue: where events wait; None for a ``MemoryQueue()``.  Not shared between dispatchers.
         endpoint: URL to send everything to instead of each event's own; stored with the event.
+        send_to: URL that this process sends everything to, whatever is stored with the events, also with those that
+            others stored; None: where it is stored for.
         transport: how requests leave: a Transport, or any object with ``dispatch_event(event)``; None for HTTP.
         retry: when to try again.
         batch_events_max: events in one request.
@@ -72,6 +73,7 @@ class EventDispatcher:
         queue: Queue | None = None,
         *,
         endpoint: str | None = None,
+        send_to: str | None = None,
         transport: Any = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         batch_events_max: int = settings.BATCH_EVENTS_MAX,
@@ -88,8 +90,10 @@ class EventDispatcher:
         random: Callable[[], float] | None = None,
     ) -> None:
         self.endpoint: str | None = settings.setting("endpoint", endpoint)
-        if self.endpoint is not None:
-            check_url(self.endpoint)
+        self._send_to = send_to
+        for url in (self.endpoint, send_to):
+            if url is not None:
+                check_url(url)
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         self.queue: Queue = settings.build_queue() if queue is None else _checked_queue(queue)
@@ -131,6 +135,7 @@ class EventDispatcher:
             emit=self._emit,
             policy=retry,
             limits=limits,
+            send_to=send_to,
             on_request=self.on_request,
         )
         self._thread = SenderThread(
@@ -205,16 +210,16 @@ class EventDispatcher:
 
     def _may_send(self, url: str) -> bool:
         """Return whether events may go to this URL from here: not to Optimizely from a test run."""
-        host = urlsplit(url).hostname or ""
-        evidence = settings.test_run() if self._guarded and settings.is_optimizely(host) else None
+        guarded = self._guarded and guard.is_optimizely(self._send_to or url)
+        evidence = guard.evidence() if guarded else None
         if evidence is None:
-            if not (self._guarded and settings.is_optimizely(host) and settings.test_run_may_begin()):
+            if not (guarded and guard.may_begin()):
                 if len(self._safe_urls) >= _SAFE_URLS_MAX:
                     self._safe_urls.clear()
                 self._safe_urls.add(url)
             return True
         self._refused.add("test_run")
-        detail = "" if self._said_test_run else f"{evidence}; EVENTPOST_ALLOW_TEST_SENDS=1 lifts this"
+        detail = "" if self._said_test_run else f"{evidence}; {guard.LIFTED_BY}"
         self._said_test_run = True
         self._emit(Refused("test_run", 1, detail))
         return False

@@ -28,15 +28,19 @@ class Limits:
 class Lane:
     """One endpoint's breaker, batches and memory.
 
+    ``url`` is what the queue knows it by, ``endpoint`` where its requests go (the same, unless the sender was told).
     ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``solo``: the last
     event that was claimed shares a request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by
     hash of a payload that failed, how often it did while others were delivered, and ``deliveries`` at the last time.
     """
 
-    __slots__ = ("backlog", "breaker", "deliveries", "flying", "former", "refusals", "solo", "suspects", "url")
+    __slots__ = (
+        "backlog", "breaker", "deliveries", "endpoint", "flying", "former", "refusals", "solo", "suspects", "url",
+    )  # fmt: skip
 
-    def __init__(self, url: str, policy: RetryPolicy, limits: Limits) -> None:
+    def __init__(self, url: str, policy: RetryPolicy, limits: Limits, endpoint: str | None = None) -> None:
         self.url = url
+        self.endpoint = endpoint or url
         self.breaker = Breaker(policy, limits.in_flight_max)
         self.former = Former(limits.batch_events_max, limits.batch_bytes_max)
         self.flying: set[Batch] = set()

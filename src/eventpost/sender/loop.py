@@ -44,6 +44,7 @@ class Sender:
         chance: returns a random float in [0, 1).
         emit: takes every signal; must not raise.
         policy, limits: see there.
+        send_to: URL that everything is sent to; None: each event's own.
         on_request: callables that hear of each event's first request; read anew each time.
     """
 
@@ -57,6 +58,7 @@ class Sender:
         emit: Callable[[Signal], None],
         policy: RetryPolicy,
         limits: Limits,
+        send_to: str | None = None,
         on_request: Sequence[OnRequest] = (),
     ) -> None:
         self._queue = queue
@@ -66,6 +68,7 @@ class Sender:
         self._emit = emit
         self._policy = policy
         self._limits = limits
+        self._send_to = send_to
         self._on_request = on_request
         self._start_from_zero()
 
@@ -129,7 +132,7 @@ class Sender:
     def _send(self, now: float) -> None:
         for url in self._queue.lanes():
             if url not in self._lanes:
-                self._lanes[url] = Lane(url, self._policy, self._limits)
+                self._lanes[url] = Lane(url, self._policy, self._limits, self._send_to)
         lanes = self._lanes
         for lane in list(lanes.values()):
             try:
@@ -210,7 +213,8 @@ class Sender:
         self._in_flight += 1
         self._in_flight_bytes += batch.size
         try:
-            self._transport.start(Request(batch.envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
+            envelope = batch.envelope if self._send_to is None else batch.envelope._replace(url=self._send_to)
+            self._transport.start(Request(envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
         except BaseException:
             self._salvage(batch)
             raise
@@ -247,9 +251,10 @@ class Sender:
         elif isinstance(verdict, RetryLater):
             self._retry(lane, batch, verdict, now)
         elif isinstance(verdict, Hold):
-            self._tell(lane, lane.breaker.hold(now, verdict.reason, self._chance(), probe=batch.probe))
-            sent = verdict.reason != "certificate"
-            self._give_back(lane, batch, verdict.reason, verdict.status, self._delay_s(batch) if sent else 0.0)
+            unsent = isinstance(outcome, TransportError)
+            change = lane.breaker.hold(now, verdict.reason, self._chance(), probe=batch.probe)
+            self._tell(lane, change, outcome.message if isinstance(outcome, TransportError) else "")
+            self._give_back(lane, batch, verdict.reason, verdict.status, 0.0 if unsent else self._delay_s(batch))
         else:
             self._refused(lane, batch, verdict, outcome)
 
@@ -270,7 +275,7 @@ class Sender:
         lane.refusals = 0
         lane.acquit(batch)
         self._tell(lane, lane.breaker.delivered(backlog=lane.backlog))
-        self._emit(DeliveredSignal(lane.url, len(batch.leases), status, elapsed_s, batch.attempts))
+        self._emit(DeliveredSignal(lane.endpoint, len(batch.leases), status, elapsed_s, batch.attempts))
 
     def _retry(self, lane: Lane, batch: Batch, verdict: RetryLater, now: float) -> None:
         if verdict.reason == "closed":  # our own transport's end says nothing about the endpoint
@@ -289,7 +294,7 @@ class Sender:
         self._tell(lane, change)
         if verdict.split:
             lane.former.ready.extendleft(reversed(batch.halves()))
-            self._emit(Retrying(lane.url, len(batch.leases), verdict.reason, 0.0, verdict.status))
+            self._emit(Retrying(lane.endpoint, len(batch.leases), verdict.reason, 0.0, verdict.status))
             return
         # While the endpoint is left alone, the wait is the breaker's; what may be the cause itself goes to the back.
         waits_itself = verdict.blames_event or not lane.breaker.blocked
@@ -314,18 +319,18 @@ class Sender:
             return
         lane.refusals += 1
         lane.acquit(batch)
-        self._emit(Buried(lane.url, 1, reason, verdict.status))
+        self._emit(Buried(lane.endpoint, 1, reason, verdict.status))
 
     def _delay_s(self, batch: Batch) -> float:
         return self._policy.delay_s(batch.attempts, self._chance())
 
     def _give_back(self, lane: Lane, batch: Batch, reason: str, status: int, delay_s: float) -> None:
         self._settlement.release(batch.leases, delay_s)
-        self._emit(Retrying(lane.url, len(batch.leases), reason, delay_s, status))
+        self._emit(Retrying(lane.endpoint, len(batch.leases), reason, delay_s, status))
 
-    def _tell(self, lane: Lane, change: Change | None) -> None:
+    def _tell(self, lane: Lane, change: Change | None, detail: str = "") -> None:
         if change is not None:
-            self._emit(BreakerChanged(lane.url, change.state, change.reason, change.retry_in_s))
+            self._emit(BreakerChanged(lane.endpoint, change.state, change.reason, change.retry_in_s, detail))
 
     # -- periodic work, flushing, and when to come back
 

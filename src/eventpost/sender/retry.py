@@ -11,6 +11,7 @@ answer                          verdict
 400, 422, other 4xx             Rejected: a shared batch is bisected until the bad event stands alone, which is dead
 401, 403, 404, 405, redirects   Hold: the endpoint is misconfigured; probe it, tell somebody, lose nothing
 a failed certificate check      Hold
+not sent from a test run        Hold
 ==============================  =====================================================================================
 
 Guards, applied by the sender with what it remembers of the lane (:class:`History`):
@@ -38,7 +39,8 @@ from ..transports.protocol import Response, TransportError
 _HOLD_STATUSES: Final = frozenset({401, 403, 404, 405})
 _LATER_STATUSES: Final = frozenset({408, 425, 429})
 _DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
-UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed"})
+UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed", "test_run"})
+_HOLD_KINDS: Final = {"tls": "certificate", "test_run": "test_run"}
 
 
 class Delivered(NamedTuple):
@@ -192,7 +194,9 @@ def judge(
     blamed = blames_event(outcome)
     split = blamed and not alone and history.attempts >= policy.server_error_max
     if isinstance(outcome, TransportError):
-        return Hold("certificate") if outcome.kind == "tls" else RetryLater(outcome.kind, 0.0, 0, blamed, split)
+        if outcome.kind in _HOLD_KINDS:
+            return Hold(_HOLD_KINDS[outcome.kind])
+        return RetryLater(outcome.kind, 0.0, 0, blamed, split)
     status = outcome.status
     reason = f"http_{status}"
     if 200 <= status < 300:

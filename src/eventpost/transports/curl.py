@@ -158,8 +158,11 @@ class CurlTransport:
         except (UnfitRequestError, UnicodeError, ValueError, TypeError, pycurl.error) as error:
             slot.config = None
             self._free.append(slot)
-            what = str(error) if isinstance(error, UnfitRequestError) else f"{type(error).__name__} for this URL"
-            self._done.append(Completion(request, TransportError("other", f"cannot be sent: {what}")))
+            unfit = error if isinstance(error, UnfitRequestError) else None
+            what = str(unfit) if unfit else f"{type(error).__name__} for this URL"
+            self._done.append(
+                Completion(request, TransportError(unfit.kind if unfit else "other", f"cannot be sent: {what}"))
+            )
             return
         slot.request = request
         self._busy[slot.curl] = slot

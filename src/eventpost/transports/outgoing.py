@@ -10,8 +10,9 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from .. import __version__
+from .. import __version__, guard
 from ..event import Envelope
+from .protocol import FaultKind
 
 FRAMING: Final = frozenset(
     {
@@ -33,6 +34,14 @@ _UNFIT: Final = re.compile(r"[\r\n\0]")
 
 class UnfitRequestError(ValueError):
     """This envelope cannot be written as an HTTP request; the message names the part, never a header's value."""
+
+    kind: FaultKind = "other"
+
+
+class HeldBackError(UnfitRequestError):
+    """This is a test run, and the request would go to Optimizely."""
+
+    kind: FaultKind = "test_run"
 
 
 @lru_cache(maxsize=1024)
@@ -60,7 +69,13 @@ def outgoing_headers(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, s
 
 
 def target(envelope: Envelope, body: bytes) -> str:
-    """Return the URL to ask: for the verb GET with ``body`` as its query; without a fragment in any case."""
+    """Return the URL to ask: for the verb GET with ``body`` as its query; without a fragment in any case.
+
+    Raises UnfitRequestError, also for Optimizely's from a test run.
+    """
+    evidence = guard.evidence() if guard.is_optimizely(envelope.url) else None
+    if evidence is not None:
+        raise HeldBackError(f"{evidence}; {guard.LIFTED_BY}")
     url = envelope.url.partition("#")[0]
     if not url[:8].lower().startswith(("http://", "https://")):  # libcurl would guess
         raise UnfitRequestError("only http and https URLs can be asked")

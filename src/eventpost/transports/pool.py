@@ -128,9 +128,10 @@ class PoolTransport(ThreadedTransport):
             manager = self._manager(
                 state, self._proxy_for(state, scheme, parts.netloc.rpartition("@")[2]), secure=scheme == "https"
             )
-        except (UnfitRequestError, ValueError) as error:
-            what = str(error) if isinstance(error, UnfitRequestError) else "the URL or the proxy's is not one"
-            return TransportError("other", f"cannot be sent: {what}")
+        except UnfitRequestError as error:
+            return TransportError(error.kind, f"cannot be sent: {error}")
+        except ValueError:
+            return TransportError("other", "cannot be sent: the URL or the proxy's is not one")
         except (OSError, ssl.SSLError) as error:
             return TransportError("tls", f"{shown}: {type(error).__name__}: {self._authorities.remedy()}")
         verb = request.envelope.verb

@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..event import Envelope, shown_url
 
-FaultKind = Literal["dns", "connect", "tls", "timeout", "reset", "protocol", "dispatcher", "closed", "other"]
+FaultKind = Literal[
+    "dns", "connect", "tls", "timeout", "reset", "protocol", "dispatcher", "closed", "test_run", "other"
+]
 BODY_EXCERPT_BYTES_MAX = 4096
 
 
@@ -49,7 +51,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class TransportError:
-    """No answer.  ``kind`` "tls" is a failed certificate check; "dispatcher" a custom dispatcher's False or exception.
+    """No answer.
+
+    ``kind`` "tls" is a failed certificate check; "dispatcher" a custom dispatcher's False or exception; "test_run"
+    what a test run does not send to Optimizely.
 
     ``message`` says what to do where that is known, and holds neither payload nor secrets.
     """

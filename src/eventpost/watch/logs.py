@@ -75,9 +75,10 @@ class LogObserver:
     def _breaker(self, signal: BreakerChanged) -> None:
         where = shown_url(signal.lane)
         if signal.state == "held":
-            text = "eventpost: %s needs a look (%s): events are kept; next probe in %.1f s"
+            text = "eventpost: %s needs a look (%s): events are kept; next probe in %.1f s%s"
             if self._due("held " + where, signal.reason, 1):
-                self._log.error(text, where, signal.reason, signal.retry_in_s)
+                detail = signal.detail and f": {signal.detail}"
+                self._log.error(text, where, signal.reason, signal.retry_in_s, detail)
         elif signal.state == "open":
             if self._due("open " + where, signal.reason, 1):
                 text = "eventpost: %s is left alone (%s): events are kept; next probe in %.1f s"

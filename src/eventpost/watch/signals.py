@@ -78,12 +78,16 @@ class Dropped(Signal):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BreakerChanged(Signal):
-    """The breaker of a lane changed.  "held": it is misconfigured (401, 404, certificate), look at it."""
+    """The breaker of a lane changed.  "held": it is misconfigured (401, 404, certificate), look at it.
+
+    ``detail`` says what to do where that is known.
+    """
 
     lane: str
     state: BreakerState
     reason: str
     retry_in_s: float = 0.0
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
