@@ -453,6 +453,19 @@ class TestTestRuns:
         assert guard.evidence() is None
 
 
+def test_a_queue_belongs_to_one_dispatcher(tmp_path: Path) -> None:
+    """Two would count, and close, each other's events; two queues may share a folder."""
+    for make in (MemoryQueue, lambda: JournalQueue(tmp_path / "j")):
+        queue = make()
+        first = EventDispatcher(queue, transport=BlockingTransport())
+        with pytest.raises(ValueError, match="belongs to another dispatcher"):
+            EventDispatcher(queue, transport=BlockingTransport())
+        assert first.dispatch_event(log_event())
+        assert first.close(5).delivered == 1
+    with EventDispatcher(JournalQueue(tmp_path / "j")), EventDispatcher(JournalQueue(tmp_path / "j")):
+        pass
+
+
 def test_signals_name_where_it_really_goes() -> None:
     """With ``send_to``, what the queue knows it by would send a person to the wrong machine."""
     answers = iter([Response(401), *[Response(204)] * 9])

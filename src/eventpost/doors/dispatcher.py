@@ -46,7 +46,7 @@ class EventDispatcher:
     """Takes events, and delivers them in the background.
 
     Args:
-        queue: where events wait; None for a ``MemoryQueue()``.  Not shared between dispatchers.
+        queue: where events wait; None for a ``MemoryQueue()``.  One for each dispatcher; JournalQueues share folders.
         endpoint: URL to send everything to instead of each event's own; stored with the event.
         send_to: URL that this process sends everything to, whatever is stored with the events, also with those that
             others stored; None: where it is stored for.
@@ -380,6 +380,8 @@ def _nobody_to_notice(lane: str, urgent: bool) -> None:  # noqa: ARG001, FBT001 
 def _checked_queue(queue: Any) -> Queue:
     if not isinstance(queue, Queue):
         raise TypeError(f"queue must be a Queue (MemoryQueue, JournalQueue(path), ...), not {type(queue).__name__}")
+    if any(other.queue is queue for other in lifetime.living_here() if isinstance(other, EventDispatcher)):
+        raise ValueError("this queue belongs to another dispatcher, which would count and close it: make one for each")
     return queue
 
 

@@ -100,7 +100,7 @@ def close_all() -> None:
     in_this_process()
     clock = SystemClock()
     began = clock.monotonic()
-    living = _living()
+    living = living_here()
     for mortal in living:
         mortal.hurry()  # all at once: what waits for one endpoint is no time lost for another
     for mortal in living:
@@ -111,7 +111,8 @@ def close_all() -> None:
             _log.exception("eventpost: a dispatcher could not be closed")
 
 
-def _living() -> list[Mortal]:
+def living_here() -> list[Mortal]:
+    """Return all that are registered and were not collected."""
     return [mortal for known in list(_all) if (mortal := known()) is not None]
 
 
@@ -153,7 +154,7 @@ def _after_fork_in_child() -> None:
     _kept_alive.clear()
     if _forks_in_thread:
         _of_thread.end = _ThreadsEnd()
-    for mortal in _living():
+    for mortal in living_here():
         try:
             mortal.after_fork_in_child()
         except Exception:  # noqa: BLE001 - logged; the child must go on
