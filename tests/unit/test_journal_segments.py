@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +347,59 @@ def test_a_put_in_a_signal_handler_that_interrupts_a_put(tmp_path: Path) -> None
     assert queue.stats().accepted == 20_000 + nested
     got = drain(queue)
     assert sorted(got) == [*range(20_000), *range(1_000_001, 1_000_001 + nested)]
+
+
+def interrupted(work: Callable[[], Any], at: int, interrupt: Callable[[], None]) -> Any:
+    """Do it, and what a signal handler would do before the ``at``-th instruction of it; returns what it returned."""
+    left = at
+
+    def trace(frame: Any, happening: str, _: object) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        if happening == "opcode":
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                interrupt()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return work()
+    finally:
+        sys.settrace(before)
+
+
+def test_the_sum_closes_when_a_put_interrupts_its_reading(tmp_path: Path) -> None:
+    """On the same thread, as a signal handler's does: no lock keeps it out."""
+    queue, puts = JournalQueue(tmp_path / "j"), 0
+    for at in range(1, 100_000, 3):
+        before = queue.stats().accepted
+        stats = interrupted(queue.stats, at, lambda: queue.put([event(0)]))
+        after = queue.stats().accepted
+        assert closes(stats), (at, stats)
+        assert before <= stats.accepted <= after
+        puts += 1
+        if after == before:  # it has no such instruction any more
+            break
+    assert puts == after + 1 > 30
+    queue.close()
+
+
+def test_the_sum_closes_when_its_reading_interrupts_a_put(tmp_path: Path) -> None:
+    """Also one that ends a segment and begins the next."""
+    queue, read = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18), []
+    big = [event(0, 200_000)]
+    for at in range(1, 100_000, 3):
+        interrupted(lambda: queue.put(big), at, lambda: read.append(queue.stats()))
+        if not read:
+            break
+        assert closes(read.pop()), at
+        queue.ack(queue.claim(URL, 9, 1 << 30))
+        queue.tend()
+    assert at > 100
+    queue.close()
 
 
 def test_an_exception_out_of_a_put_loses_nothing_else(tmp_path: Path) -> None:

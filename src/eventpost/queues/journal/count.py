@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LOOK_SHARE: Final = 20
 _TIME_STEP_NS: Final = 100_000_000
+_TORN_MAX: Final = 10
 
 
 class _Seen:
@@ -80,6 +81,15 @@ class Count:
     def stats(self) -> QueueStats:
         """Return the count of one instant."""
         self._look_at_files()
+        stats = self._read()
+        for _ in range(_TORN_MAX):
+            dropped = sum(stats.dropped.values())
+            if stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + dropped:
+                break
+            stats = self._read()  # a signal handler's put came in between, on this thread: no lock keeps it out
+        return stats
+
+    def _read(self) -> QueueStats:
         store, claims = self.store, self.claims
         with store.lock, claims.lock:
             settled = {} if store.sends else self._others.total

@@ -79,7 +79,8 @@ class Store:
         self._enter_lock = RLock()
         self._depth = 0
         self._levels: list[dict[str, SegmentWriter]] = [{} for _ in range(_DEPTH_MAX)]
-        self._sealed_counts = [0] * _DEPTH_MAX
+        self._counted: list[tuple[int, tuple[SegmentWriter, ...]]] = [(0, ())] * _DEPTH_MAX
+        """By depth, the events of sealed segments, and the open ones: one store, so no interruption sees half of it."""
         self._numbers = itertools.count()
         self.writer_name = ""
         self.presence_fd = -1
@@ -271,6 +272,8 @@ class Store:
         if not self.durable:
             self.syncs.remember(writer)
         self._claims.add_own(writer)  # first: an interruption in between must not leave a segment that nobody reads
+        sealed, still_open = self._counted[depth]
+        self._counted[depth] = (sealed, (*still_open, writer))
         level[lane] = writer
         return writer
 
@@ -293,7 +296,8 @@ class Store:
             writer.take_back(writer.synced, writer.synced_count)
         if level.pop(writer.header.lane, None) is None:
             return  # what interrupted us did it
-        self._sealed_counts[depth] += writer.count
+        sealed, still_open = self._counted[depth]
+        self._counted[depth] = (sealed + writer.count, tuple(one for one in still_open if one is not writer))
         try:
             writer.seal(self.folder.disk)
         except OSError:
@@ -357,7 +361,7 @@ class Store:
 
     def accepted(self) -> int:
         """Return how many events were put; under the lock."""
-        return sum(self._sealed_counts) + sum(writer.count for level in self._levels for writer in level.values())
+        return sum(sealed + sum([one.count for one in still_open]) for sealed, still_open in self._counted)
 
     def close(self) -> None:
         """Seal what is open.  The writer's lock stays until ``leave``."""
