@@ -447,6 +447,29 @@ def test_dead_letters_expire_by_age(tmp_path: Path) -> None:
     assert closes(stats)
 
 
+def test_the_bounds_of_dead_letters_are_the_folders(tmp_path: Path) -> None:
+    """Who names none, as ``eventpost send`` does, expires nothing that who named one would keep; the last one wins."""
+    clock = ManualClock()
+    queue = JournalQueue(tmp_path / "j", clock=clock, dead_age_max_s=None)
+    queue.put([event(n) for n in range(3)])
+    queue.bury(queue.claim(URL, 3, 1 << 20), "rejected")
+    queue.close()
+    clock.advance(365 * 86_400)
+
+    def dead(**named: Any) -> int:
+        other = JournalQueue(tmp_path / "j", clock=clock, adopt="always", **named)
+        other.tend()
+        other.close()
+        return inspect.folder_status(tmp_path / "j").dead
+
+    assert dead() == 3
+    assert dead(dead_bytes_max=1 << 20) == 3
+    (tmp_path / "j/bounds.json").write_text('{"dead_age_max_s":-1}')
+    assert dead() == 3  # damaged: rather too much room than a letter too few
+    assert dead(dead_age_max_s=30 * 86_400.0) == 0
+    assert stat.S_IMODE((tmp_path / "j/bounds.json").stat().st_mode) == 0o600
+
+
 def test_who_only_stores_learns_what_others_delivered(tmp_path: Path) -> None:
     """With ``sends`` False another process adopts at once, also from the open segment; the sum closes on both sides."""
     writer = JournalQueue(tmp_path / "j")

@@ -6,8 +6,8 @@ processes wait up to 134 ms for each other, in the middle of somebody's web requ
 
 Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives
 here, the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``store`` (put) ->
-``sync`` (group commit) -> ``voided`` (what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``expiry``
-(the bounds of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what
+``sync`` (group commit) -> ``voided`` (what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``bounds``,
+``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what
 the command line shows).
 ``disk`` is the one object through which all of them reach files; hand in another one to break things.
 

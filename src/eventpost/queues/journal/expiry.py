@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ...clock import Clock
 from ...watch.signals import Dropped, Signal, Trouble
 from . import dead
+from .bounds import Bounds
 from .folder import writer_of
 from .format import Outcome
 from .segment import count_outcomes
@@ -22,35 +23,43 @@ if TYPE_CHECKING:
 
 
 class Expiry:
-    """Keeps a folder's dead letters and damaged bytes within ``dead_bytes_max`` each; None: no bound."""
+    """Keeps a folder's dead letters and damaged bytes within its bounds; ``bounds``: what this process says of them."""
 
     def __init__(
-        self, folder: Folder, clock: Clock, *, dead_writer: dead.DeadWriter, dead_bytes_max: int | None,
-        dead_age_max_s: float | None, emit: Callable[[Signal], None],
+        self, folder: Folder, clock: Clock, *, dead_writer: dead.DeadWriter, bounds: Bounds,
+        emit: Callable[[Signal], None],
     ) -> None:  # fmt: skip
-        """Keep the arguments; touches no file."""
+        """Note the bounds in the folder."""
         self.folder = folder
         self.clock = clock
         self.dead_writer = dead_writer
-        self.dead_bytes_max = dead_bytes_max
-        self.dead_age_max_s = dead_age_max_s
+        self.bounds = bounds
         self.emit = emit
+        try:
+            bounds.note(folder)
+        except OSError as error:
+            emit(Trouble("journal", f"the bounds of dead letters can't be noted in {folder.path}: {error.strerror}"))
 
     def expire(self) -> None:
         """Do both."""
         try:
-            self.expire_dead()
-            self.expire_bad()
-        except OSError as error:
-            self.emit(Trouble("journal", f"{self.folder.path} cannot be kept within its bounds: {error.strerror}"))
+            bounds = self.bounds.in_force(self.folder)
+            self._expire_dead(bounds)
+            self._expire_bad(bounds.dead_bytes_max)
+        except (OSError, ValueError) as error:
+            self.emit(Trouble("journal", f"{self.folder.path} cannot be kept within its bounds: {error}"))
 
-    def expire_dead(self) -> None:
+    def expire_bad(self) -> None:
+        """Remove the oldest files in ``bad/`` beyond the bound.  Raises OSError or ValueError."""
+        self._expire_bad(self.bounds.in_force(self.folder).dead_bytes_max)
+
+    def _expire_dead(self, bounds: Bounds) -> None:
         """Drop the oldest dead letters beyond the bounds; a living writer folds its own, and counts them."""
         folder = self.folder
         left: dict[str, int] = {}
         for name in folder.segment_names(folder.dead):
             try:
-                if not self._is_settled(name) and not self._expire_old(name):
+                if not self._is_settled(name) and not self._expire_old(name, bounds.dead_age_max_s):
                     left[name] = folder.disk.size(f"{folder.dead}/{name}")
                 else:
                     self.fold_dead(name)
@@ -60,23 +69,23 @@ class Expiry:
                 self.emit(Trouble("journal", f"dead letters in {folder.dead}/{name} cannot be expired: {error}"))
         total = sum(left.values())
         for name, size in left.items():
-            if self.dead_bytes_max is None or total <= self.dead_bytes_max:
+            if bounds.dead_bytes_max is None or total <= bounds.dead_bytes_max:
                 break
             with suppress(OSError, ValueError):
                 if self._expire(name, None):
                     total -= size
                     self.fold_dead(name)
 
-    def expire_bad(self) -> None:
-        """Remove the oldest files in ``bad/`` beyond the bound.  What was lost with them was counted before."""
-        if self.dead_bytes_max is None:
+    def _expire_bad(self, bytes_max: int | None) -> None:
+        """Remove the oldest files; what was lost with them was counted before."""
+        if bytes_max is None:
             return
         disk, folder = self.folder.disk, self.folder.bad
         found = sorted((disk.changed_ns(f"{folder}/{name}"), name) for name in disk.names(folder))
         sizes = {name: disk.size(f"{folder}/{name}") for _, name in found}
         total, files, gone = sum(sizes.values()), 0, 0
         for _, name in found:
-            if total - gone <= self.dead_bytes_max:
+            if total - gone <= bytes_max:
                 break
             with suppress(OSError):
                 disk.unlink(f"{folder}/{name}")
@@ -101,11 +110,11 @@ class Expiry:
         except FileNotFoundError:
             return True
 
-    def _expire_old(self, name: str) -> bool:
+    def _expire_old(self, name: str, age_max_s: float | None) -> bool:
         """Drop the letters of a segment that are too old; tells whether all of it is settled then."""
-        if self.dead_age_max_s is None:
+        if age_max_s is None:
             return False
-        oldest_s = self.clock.time() - self.dead_age_max_s
+        oldest_s = self.clock.time() - age_max_s
         if int(name.split("-", 1)[0]) / 1000 >= oldest_s:
             return False  # begun after that
         old, young = [], 0

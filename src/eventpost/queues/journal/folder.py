@@ -8,6 +8,7 @@
     writers/<writer>.lock                         held (flock) for as long as that writer lives
     scanner.lock                                  held by the one process that looks for what others left
     totals.json, totals.lock                      the counts of the segments that are gone
+    bounds.json                                   the bounds of dead letters, where somebody named them
 
 Locks.  The kernel drops a flock with the last descriptor of its holder: no timers, no heartbeats.  A writer holds one
 lock for all its segments, not one each: a backlog of hundreds of segments then costs no descriptors.  Who sends another

@@ -13,6 +13,7 @@ from ...clock import Clock, SystemClock
 from ...event import Event
 from ...watch.signals import Damaged, Signal, Trouble
 from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
+from .bounds import DEAD_AGE_MAX_S, DEAD_BYTES_MAX, Bounds
 from .claims import Claims
 from .count import Count
 from .dead import DeadWriter
@@ -24,7 +25,6 @@ from .orphans import Adopt, Orphans
 from .segment import Cursor, JournalLease
 from .store import SEGMENT_BYTES_MIN, Store
 
-_DAY_S = 86_400.0
 _DEAD_RETRY_S = 60.0
 
 
@@ -41,7 +41,8 @@ class JournalQueue:
             counted event by event, ``"block"`` waits up to ``block_timeout_s`` and then raises QueueFull.
         block_timeout_s: See ``overflow``.
         dead_bytes_max: Bound on dead letters, in bytes, and another on what is set aside in ``bad/``; None: no bound.
-        dead_age_max_s: Age at which a dead letter is dropped, in seconds; None: never.
+        dead_age_max_s: Age at which a dead letter is dropped, in seconds; None: never.  Both bounds are the folder's:
+            who names one notes it there for all processes, the last one wins; who names none goes by what is noted.
         segment_bytes_max: Size to which segments grow, in bytes; the first ones are smaller.
         sync_interval_s: How often the sender's thread syncs at ``"os"``, in seconds; 0: never.
         scan_interval_s: How often the elected process looks for what others left, in seconds.
@@ -65,8 +66,8 @@ class JournalQueue:
         overflow: Overflow = "refuse",
         *,
         block_timeout_s: float = 1.0,
-        dead_bytes_max: int | None = 256 << 20,
-        dead_age_max_s: float | None = 30 * _DAY_S,
+        dead_bytes_max: int | None = DEAD_BYTES_MAX,
+        dead_age_max_s: float | None = DEAD_AGE_MAX_S,
         segment_bytes_max: int = 8 << 20,
         sync_interval_s: float = 1.0,
         scan_interval_s: float = 5.0,
@@ -111,8 +112,8 @@ class JournalQueue:
             emit=self._tell, on_damage=self._damaged,
         )  # fmt: skip
         self._expiry = Expiry(
-            self.folder, self.clock, dead_writer=self._dead, dead_bytes_max=dead_bytes_max,
-            dead_age_max_s=dead_age_max_s, emit=self._tell,
+            self.folder, self.clock, dead_writer=self._dead, bounds=Bounds(dead_bytes_max, dead_age_max_s),
+            emit=self._tell,
         )  # fmt: skip
         self._keeper = Keeper(
             self.folder, self.clock, store=self._store, claims=self._claims, count=self._count, orphans=self._orphans,
@@ -187,7 +188,7 @@ class JournalQueue:
             self._claims.adopted += lost
         self._claims.lose("damaged", lost)
         self._tell(Damaged(path or cursor.path, at, len(data), why))
-        with suppress(OSError):  # once a minute, it is tried anyway
+        with suppress(OSError, ValueError):  # once a minute, it is tried anyway
             self._expiry.expire_bad()
 
     def lanes(self) -> Sequence[str]:

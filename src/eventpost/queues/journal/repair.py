@@ -89,7 +89,7 @@ def _leftovers(folder: Folder) -> Iterator[Repair]:
     before = {f"{part}/{name}" for part in _swept(folder) for name in folder.disk.names(part)}
     folder.sweep()
     for name in folder.disk.names(folder.path):
-        if name.startswith(".probe-") and _is_free(folder, f"{folder.path}/{name}"):
+        if name.startswith((".probe-", ".bounds-")) and _is_free(folder, f"{folder.path}/{name}"):
             folder.disk.unlink(f"{folder.path}/{name}")
             yield Repair(f"{folder.path}/{name}", "removed", 0, "a dead process's probe")
     after = {f"{part}/{name}" for part in _swept(folder) for name in folder.disk.names(part)}
