@@ -3,7 +3,7 @@
 *Start.*  The first event that is noticed starts the thread; a process that stores nothing has none.  It is a thread of
 the operating system whatever is monkey-patched, and keeps no interpreter alive.
 
-*Waking.*  A put must not cost a system call.  While the sender is busy ``quotas`` is None and a put does nothing.
+*Waking.*  It must not cost each put a system call.  While the sender is busy ``quotas`` is None and a put does nothing.
 Before it sleeps, the sender makes known after how many arrivals, by lane, it wants to be woken, then looks once more
 for what came in between: a put first stores and then reads the quotas, the sender first writes them and then looks, so
 one of the two sees the other.  A lingering batch wants its missing events, an idle lane the first one, an urgent event

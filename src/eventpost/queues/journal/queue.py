@@ -33,8 +33,10 @@ class JournalQueue:
 
     Args:
         path: The folder; made (mode 0700) if it is not there.  Resolved once, here; ``~`` is the home folder.
-        durability: ``"os"`` survives kill -9 of the process; power loss can cost the last ``sync_interval_s``, or what
-            the kernel had not yet written (some 30 s) where no sender runs.  ``"fsync"`` survives power loss.
+        durability: What this queue's puts survive; another process's on the same folder, what that one says.  ``"os"``:
+            any end of the process, kill -9 too, but not of the kernel or the power: these can cost what was not synced,
+            the last ``sync_interval_s`` where this process sends and lives; where it only stores, or has just died,
+            what the kernel had not yet written by itself (some 30 s).  ``"fsync"``: power loss, too.
         bytes_max: Bound on the folder's segments, in bytes; checked when a segment is begun, so every writer may exceed
             it by what it has open.
         overflow: What a put does at the bound: ``"refuse"`` raises QueueFull, ``"drop_oldest"`` drops whole segments,
