@@ -1,5 +1,6 @@
 """The asyncio face: never blocks the loop, loses nothing when cancelled."""
 
+import _thread
 import asyncio
 import os
 import subprocess
@@ -10,8 +11,11 @@ import time
 import pytest
 
 from eventpost import AsyncEventDispatcher, EventDispatcher, JournalQueue, LogEvent, MemoryQueue
+from eventpost.doors import threads
 from eventpost.errors import QueueUnavailable
+from eventpost.queues.journal import inspect
 from eventpost.testing import Collector
+from support import HookedDisk
 
 URL = "http://127.0.0.1:9/v1/events"
 
@@ -81,7 +85,7 @@ def test_a_put_into_memory_is_done_inline():
             with pytest.raises(StopIteration) as ended:
                 dispatch.send(None)
             assert ended.value.value is True
-            assert dispatcher._pool is None
+            assert inner.put_threads.living == 0
             inner.close(timeout_s=0)
 
     asyncio.run(main())
@@ -95,7 +99,7 @@ def test_a_put_that_may_wait_is_done_on_a_thread(tmp_path, options):
         inner = EventDispatcher(JournalQueue(tmp_path / "journal", **options), endpoint=URL, sender="none")
         dispatcher = AsyncEventDispatcher(inner)
         answers = await asyncio.gather(*(dispatcher.dispatch_event(log_event(number)) for number in range(40)))
-        assert dispatcher._pool is not None
+        assert inner.put_threads.living > 0
         report = await dispatcher.aclose(timeout_s=2)
         assert answers == [True] * 40
         assert report.accepted == report.queued == 40
@@ -135,7 +139,7 @@ def test_cancelling_loses_nothing():
             isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*puts, return_exceptions=True)
         )
         queue.gate.set()
-        report = await dispatcher.aclose(timeout_s=5)
+        report = await dispatcher.aclose(timeout_s=1)
         assert report.accepted == 40
         assert report.refused == {}
         assert report.closes
@@ -197,6 +201,192 @@ def test_aclose_is_bounded_although_a_put_hangs():
         await put
 
     asyncio.run(main())
+
+
+def test_puts_at_once_share_syncs(tmp_path):
+    """32 events at durability ``fsync``: each answer waits for a sync, most for one that others wait for, too."""
+    disk = HookedDisk()
+    syncs = []
+
+    def slow_sync(*_arguments):
+        syncs.append(1)
+        time.sleep(0.02)
+
+    disk.hooks["datasync"] = slow_sync
+
+    async def main():
+        queue = JournalQueue(tmp_path / "journal", durability="fsync", disk=disk)
+        async with AsyncEventDispatcher(EventDispatcher(queue, endpoint=URL, sender="none")) as dispatcher:
+            puts = await asyncio.gather(*(dispatcher.dispatch_event(log_event(number)) for number in range(32)))
+            return puts, dispatcher.dispatcher.put_threads.living
+
+    puts, living = asyncio.run(main())
+    assert puts == [True] * 32
+    assert 1 <= len(syncs) <= 16
+    assert living <= threads.THREADS_MAX
+
+
+def test_a_loop_that_was_closed_is_told_nothing():
+    """The put goes on, is counted, and ends quietly; nobody waits for it later."""
+
+    async def give_up(dispatcher):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(dispatcher.dispatch_event(log_event()), 0.05)
+
+    queue = SlowQueue()
+    inner = EventDispatcher(queue, endpoint=URL)
+    asyncio.run(give_up(AsyncEventDispatcher(inner)))
+    queue.gate.set()
+    assert inner.put_threads.wait(5, inner._clock) > 0
+    report = inner.close(timeout_s=0)
+    assert (report.accepted, dict(report.refused)) == (1, {})
+
+
+def test_a_dispatch_after_aclose_leaves_no_thread():
+    """It is refused as closed where it is made, and the threads of earlier puts have ended."""
+
+    async def main():
+        queue = SlowQueue()
+        queue.gate.set()
+        before = _thread._count()
+        dispatcher = AsyncEventDispatcher(EventDispatcher(queue, endpoint=URL))
+        assert await dispatcher.dispatch_event(log_event())
+        await dispatcher.aclose(timeout_s=0)
+        assert await dispatcher.dispatch_event(log_event()) is False
+        await until(lambda: dispatcher.dispatcher.put_threads.living == 0, threads.IDLE_S / 2)
+        await until(lambda: _thread._count() <= before)
+        report = await dispatcher.aclose()
+        assert (report.accepted, dict(report.refused)) == (1, {"closed": 1})
+
+    asyncio.run(main())
+
+
+def test_a_thread_without_work_ends(monkeypatch):
+    """An idle thread serves the next put, and ends after a while."""
+    monkeypatch.setattr(threads, "IDLE_S", 0.1)
+
+    async def main():
+        queue = SlowQueue()
+        queue.gate.set()
+        dispatcher = AsyncEventDispatcher(EventDispatcher(queue, endpoint=URL))
+        for number in range(20):
+            assert await dispatcher.dispatch_event(log_event(number))
+        assert dispatcher.dispatcher.put_threads.living < threads.THREADS_MAX  # an answer comes just before the idling
+        await until(lambda: dispatcher.dispatcher.put_threads.living == 0)
+        assert await dispatcher.dispatch_event(log_event())
+        await dispatcher.aclose(timeout_s=0)
+
+    asyncio.run(main())
+
+
+def test_where_no_thread_can_be_started_the_caller_puts(monkeypatch):
+    """As at the end of the interpreter since Python 3.12: dispatch, flush and close still work."""
+
+    def refuse(*_arguments):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    async def main():
+        queue = SlowQueue()
+        queue.gate.set()
+        dispatcher = AsyncEventDispatcher(EventDispatcher(queue, endpoint=URL))
+        monkeypatch.setattr(threads, "start_new_thread", refuse)
+        assert await dispatcher.dispatch_event(log_event())
+        assert (await dispatcher.flush(timeout_s=0)).accepted == 1
+        assert (await dispatcher.aclose(timeout_s=0)).accepted == 1
+        assert dispatcher.dispatcher.put_threads.living == 0
+
+    asyncio.run(main())
+
+
+def test_an_observer_that_closes_does_not_wait_for_its_own_put():
+    """It is called on the thread of a put that was refused, which can't end before it."""
+
+    class Full(SlowQueue):
+        def put(self, events):
+            raise QueueUnavailable("full", reason="queue_full")
+
+    async def main():
+        inner = EventDispatcher(Full(), endpoint=URL, observers=[lambda signal: inner.close(timeout_s=5)])
+        began = time.monotonic()
+        assert await AsyncEventDispatcher(inner).dispatch_event(log_event()) is False
+        assert time.monotonic() - began < 2
+        assert dict(inner.stats().refused) == {"queue_full": 1}
+
+    asyncio.run(main())
+
+
+def run_program(program, *arguments):
+    """Run a program in a process of its own; what it did, and how many seconds it took."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done, time.monotonic() - began
+
+
+def test_a_put_that_waits_does_not_keep_the_interpreter_alive():
+    """A put that may block for 25 s, given up: the process ends within ``close_timeout_s``, and says what it lost."""
+    program = """
+import asyncio
+from eventpost import AsyncEventDispatcher, EventDispatcher, LogEvent, MemoryQueue
+
+async def main():
+    queue = MemoryQueue(events_max=1, overflow="block", block_timeout_s=25)
+    dispatcher = AsyncEventDispatcher(EventDispatcher(queue, endpoint="http://127.0.0.1:9/", close_timeout_s=0.5))
+    event = LogEvent("http://127.0.0.1:9/", {"a": 1})
+    assert await dispatcher.dispatch_event(event)
+    try:
+        await asyncio.wait_for(dispatcher.dispatch_event(event), 0.1)
+    except asyncio.TimeoutError:
+        print("gave up")
+
+asyncio.run(main())
+"""
+    done, took_s = run_program(program)
+    assert done.stdout == "gave up\n"
+    assert "1 events pending" in done.stderr
+    assert "1 event refused (closed)" in done.stderr
+    assert took_s < 10
+
+
+def test_exit_puts_what_was_handed_in(tmp_path):
+    """Forty puts at ``fsync``, cancelled at once, and the program ends: all of them are in the journal."""
+    program = """
+import asyncio, sys
+from eventpost import AsyncEventDispatcher, EventDispatcher, JournalQueue, LogEvent
+
+async def main():
+    queue = JournalQueue(sys.argv[1], durability="fsync")
+    dispatcher = AsyncEventDispatcher(EventDispatcher(queue, endpoint="http://127.0.0.1:9/", sender="none"))
+    event = LogEvent("http://127.0.0.1:9/", {"a": 1})
+    puts = [asyncio.ensure_future(dispatcher.dispatch_event(event)) for _ in range(40)]
+    await asyncio.sleep(0)
+    for put in puts:
+        put.cancel()
+
+asyncio.run(main())
+"""
+    run_program(program, tmp_path / "journal")
+    assert inspect.folder_status(tmp_path / "journal").queued == 40
+
+
+def test_an_exit_handler_may_dispatch(tmp_path):
+    """At interpreter shutdown, where no thread may be started any more, the put is done by who makes it."""
+    program = """
+import asyncio, atexit, sys
+from eventpost import AsyncEventDispatcher, EventDispatcher, JournalQueue, LogEvent
+
+async def main():
+    print(await dispatcher.dispatch_event(LogEvent("http://127.0.0.1:9/", {"a": 1})))
+
+queue = JournalQueue(sys.argv[1], durability="fsync")
+dispatcher = AsyncEventDispatcher(EventDispatcher(queue, endpoint="http://127.0.0.1:9/", sender="none"))
+atexit.register(lambda: asyncio.run(main()))
+"""
+    done, _ = run_program(program, tmp_path / "journal")
+    assert done.stdout == "True\n", done.stderr
+    assert inspect.folder_status(tmp_path / "journal").queued == 1
 
 
 def test_a_flush_that_was_given_up_does_not_keep_the_interpreter_alive():

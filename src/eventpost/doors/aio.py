@@ -1,34 +1,28 @@
 """AsyncEventDispatcher: the asyncio face of an EventDispatcher; no second code path.
 
 A put into memory or into the journal at durability ``os`` takes microseconds and is done inline.  One that may wait
-(an ``fsync``, a queue on another host, ``overflow="block"``) is done by a small pool of threads; several at once share
-one sync by the queue's group commit.  Either way the event is encoded before the first ``await``: the caller may change
-it as soon as the call is made.
+(an ``fsync``, a queue on another host, ``overflow="block"``) is done by the dispatcher's few threads for that (see
+``doors/threads.py``); several at once share one sync by the queue's group commit.  Either way the event is encoded
+before the first ``await``: the caller may change it as soon as the call is made.
 
-Cancelling loses nothing: what was handed in is put and counted, only its answer is not waited for.  The pool's threads
-are joined when the interpreter ends, so that this holds then too; a put is bounded by its queue.  ``flush`` and
-``aclose``, which may be given a long time, run on daemon threads, which keep no interpreter alive.
+Cancelling loses nothing: what was handed in is put and counted, only its answer is not waited for.  The end of the
+process waits for that too, within ``close_timeout_s``, as ``flush`` and ``aclose`` do, which each wait on a thread of
+their own.  None of these threads keeps the interpreter alive, and a loop that was closed meanwhile is told nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from ..errors import EventpostError
 from ..watch.ledger import Report
 from .dispatcher import EventDispatcher
 from .encode import log_event_to_event
-
-THREADS_MAX: Final = 16
-
-_T = TypeVar("_T")
+from .threads import Tell, on_own_thread
 
 
 class AsyncEventDispatcher:
@@ -45,9 +39,6 @@ class AsyncEventDispatcher:
         queue: Any = dispatcher.queue
         may_wait = queue.durability not in {"memory", "os"} or getattr(queue, "overflow", "refuse") == "block"
         self._inline = not may_wait
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_pid = 0
-        self._handed_in: set[asyncio.Future[bool]] = set()
 
     async def dispatch_event(self, event: Any) -> bool:
         """Hand in one LogEvent (any object with url, params, http_verb, headers); True once the queue has taken it.
@@ -62,25 +53,21 @@ class AsyncEventDispatcher:
             ready = log_event_to_event(event, endpoint=dispatcher.endpoint, merge=dispatcher.merge_log_events)
         except EventpostError as error:
             return dispatcher.refuse(getattr(error, "reason", "invalid"), str(error))
-        put = self._in_pool(lambda: dispatcher.put_event(ready, urgent=not ready.envelope.shared))
-        self._handed_in.add(put)
-        put.add_done_callback(self._handed_in.discard)
+        put: asyncio.Future[bool]
+        put, tell = _future()
+        dispatcher.put_on_thread(ready, urgent=not ready.envelope.shared, tell=tell)
         return await asyncio.shield(put)
 
     async def flush(self, timeout_s: float = 10.0) -> Report:
         """Wait, up to ``timeout_s`` seconds, until what was handed in before is delivered; return the count."""
-        return await self._after_puts(self.dispatcher.flush, timeout_s)
+        return await self._waiting(lambda: self.dispatcher.flush(timeout_s))
 
     async def aclose(self, timeout_s: float = 10.0) -> Report:
         """Close the dispatcher within ``timeout_s`` seconds and return the count.  Idempotent.
 
         If this is cancelled, closing goes on in its thread.
         """
-        report = await self._after_puts(self.dispatcher.close, timeout_s)
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
-        return report
+        return await self._waiting(lambda: self.dispatcher.close(timeout_s))
 
     async def __aenter__(self) -> AsyncEventDispatcher:
         return self
@@ -93,52 +80,28 @@ class AsyncEventDispatcher:
     def __repr__(self) -> str:
         return f"AsyncEventDispatcher({self.dispatcher!r})"
 
-    async def _after_puts(self, call: Callable[..., Report], timeout_s: float) -> Report:
-        """Call with what is left of the time once the puts under way have ended."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + timeout_s
-        under_way = {put for put in self._handed_in if put.get_loop() is loop}
-        if under_way:
-            await asyncio.wait(under_way, timeout=timeout_s)
-        left_s = max(0.0, give_up_at - loop.time())
-        return await asyncio.shield(_in_daemon_thread(lambda: call(timeout_s=left_s)))
-
-    def _in_pool(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Run ``call`` on the pool; on this thread if no thread can be started any more (the interpreter is ending)."""
-        loop = asyncio.get_running_loop()
-        if self._pool is None or self._pool_pid != os.getpid():  # a forked child has the pool's record, not its threads
-            self._pool, self._pool_pid = (
-                ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="eventpost-aio"),
-                os.getpid(),
-            )
-        try:
-            return loop.run_in_executor(self._pool, call)
-        except RuntimeError:
-            future: asyncio.Future[_T] = loop.create_future()
-            future.set_result(call())
-            return future
+    async def _waiting(self, call: Callable[[], Report]) -> Report:
+        done: asyncio.Future[Report]
+        done, tell = _future()
+        on_own_thread(call, tell)
+        return await asyncio.shield(done)
 
 
-def _in_daemon_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
-    """Run ``call`` on a thread of its own; on this one if none can be started any more (the interpreter is ending)."""
+def _future() -> tuple[asyncio.Future[Any], Tell]:
+    """Return a future of the running loop, and how to settle it from any thread."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[_T] = loop.create_future()
+    future: asyncio.Future[Any] = loop.create_future()
 
-    def tell(settle: Callable[[Any], None], outcome: Any) -> None:
-        if not future.done():
-            settle(outcome)
+    def settle(outcome: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(outcome)
+        else:
+            future.set_exception(error)
 
-    def run() -> None:
-        report: tuple[Callable[[Any], None], Any]
-        try:
-            report = (future.set_result, call())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
-            report = (future.set_exception, error)
+    def tell(outcome: Any, error: BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(tell, *report)
+            loop.call_soon_threadsafe(settle, outcome, error)
 
-    try:
-        threading.Thread(target=run, name="eventpost-aio-wait", daemon=True).start()
-    except RuntimeError:
-        run()
-    return future
+    return future, tell

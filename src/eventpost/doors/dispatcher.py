@@ -33,6 +33,7 @@ from ..watch.logs import LogObserver
 from ..watch.signals import Closed, Observer, Refused, Signal
 from . import lifetime
 from .encode import check_url, log_event_to_event
+from .threads import PutThreads, Tell
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("eventpost")
 _SAFE_URLS_MAX = 1000
 _CLOSE_AGAIN_POLL_S = 0.01
+_PUTS_AT_EXIT_S = 2.0
+"""How long exit waits for puts into a durable queue.  A sync takes milliseconds; else it is full, or its disk hangs."""
+_LATE_PUTS_S = 0.1
 
 
 class EventDispatcher:
@@ -157,6 +161,7 @@ class EventDispatcher:
 
     def _start_from_zero(self) -> None:
         self._refused = Tally()
+        self.put_threads = PutThreads(may_start=lifetime.threads_may_start)
         self._close_lock = Lock()
         self._closer: int | None = None
         self._said_test_run = False
@@ -182,12 +187,15 @@ class EventDispatcher:
             return self.refuse("invalid", f"{type(error).__name__} while a log event was read")
         return self.put_event(ready, urgent=not ready.envelope.shared)
 
-    def put_event(self, event: Event, *, urgent: bool) -> bool:
-        """Put an encoded event into the queue; the face for our other doors.  ``urgent``: it waits for no company."""
+    def put_event(self, event: Event, *, urgent: bool, handed_in: bool = False) -> bool:
+        """Put an encoded event into the queue; the face for our other doors.  ``urgent``: it waits for no company.
+
+        ``handed_in``: it was while the dispatcher was open, and is taken for as long as the queue is.
+        """
         if getpid() != lifetime.process:
             lifetime.in_this_process()
         url = event.envelope.url
-        if self._closed:
+        if self._closed and not handed_in:
             return self.refuse("closed", self._closed_because)
         if url not in self._safe_urls and not self._may_send(url):
             return False
@@ -201,6 +209,14 @@ class EventDispatcher:
             return self.refuse("queue_unavailable", type(error).__name__)  # its text may quote the event
         self._notice(url, urgent)
         return True
+
+    def put_on_thread(self, event: Event, *, urgent: bool, tell: Tell) -> None:
+        """Have :meth:`put_event` called on a thread, for a put that may wait; ``flush`` and ``close`` wait for it."""
+        lifetime.in_this_process()
+        if self._closed:
+            tell(self.refuse("closed", self._closed_because), None)
+            return
+        self.put_threads.run(lambda: self.put_event(event, urgent=urgent, handed_in=True), tell)
 
     def refuse(self, reason: str, detail: str) -> bool:
         """Count an event as refused, tell the observers, and return False.  ``detail`` must hold no payload."""
@@ -248,6 +264,7 @@ class EventDispatcher:
         _check_timeout(timeout_s)
         lifetime.in_this_process()
         if not self._closed:
+            timeout_s = self.put_threads.wait(timeout_s, self._clock)
             if self._sends:
                 self._thread.flush(timeout_s)
             else:
@@ -293,8 +310,10 @@ class EventDispatcher:
     def _close_now(self, timeout_s: float, *, at_exit: bool) -> Report:
         durable = self.queue.durability != "memory"
         try:
+            told = self._say_waiting(timeout_s) if at_exit else None
+            puts_s = min(timeout_s, _PUTS_AT_EXIT_S) if at_exit and durable else timeout_s
+            timeout_s -= puts_s - self.put_threads.wait(puts_s, self._clock, told)
             if self._sends:
-                told = self._say_waiting(timeout_s) if at_exit else None
                 self._thread.flush(timeout_s, hopeless_ends_it=at_exit and durable, told=told)
             else:
                 self.queue.sync(timeout_s)
@@ -317,6 +336,8 @@ class EventDispatcher:
             self.queue.close()
         except Exception:  # noqa: BLE001 - logged; the count is still worth telling
             _log.exception("eventpost: the queue could not be closed")
+        self.put_threads.wait(_LATE_PUTS_S, self._clock)  # they are refused now, and belong to the last count
+        self.put_threads.end()
         if not durable:
             drop: Callable[[str], int] | None = getattr(self.queue, "drop_remaining", None)
             if drop is not None:
@@ -328,10 +349,14 @@ class EventDispatcher:
         return report
 
     def _say_waiting(self, timeout_s: float) -> Callable[[], None]:
+        said = False
+
         def say() -> None:
+            nonlocal said
             stats: QueueStats = self.queue.stats()
-            if not stats.queued + stats.in_flight:
-                return  # only the thread's end is waited for
+            if said or not stats.queued + stats.in_flight:
+                return  # said already, or only a thread's end is waited for
+            said = True
             fate = "stay in the queue" if self.queue.durability != "memory" else "would be lost"
             text = (
                 f"eventpost: {stats.queued + stats.in_flight} events pending, "
