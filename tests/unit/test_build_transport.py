@@ -36,6 +36,13 @@ def test_the_pool_where_lookups_would_block(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(build_http_transport(), PoolTransport)
 
 
+def test_the_pool_where_there_is_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has wheels of pycurl and no ``select.poll``, which libcurl's transport waits with."""
+    curl_transport().close()
+    monkeypatch.delattr("select.poll")
+    assert isinstance(build_http_transport(), PoolTransport)
+
+
 def test_arguments_are_handed_on(tmp_path: Path) -> None:
     """A file that is not there is told, by the name of its argument."""
     for name in ("ca", "client_cert"):

@@ -1,13 +1,20 @@
-"""The transport that an EventDispatcher gets when it is not given one: libcurl where pycurl is installed, else urllib3.
+"""The transport that an EventDispatcher gets when it is not given one: libcurl where it can be used, else urllib3.
 
-pycurl has wheels for CPython on Linux (glibc), macOS and Windows; none for Alpine, PyPy or free-threaded builds.  There
-``pip install eventpost`` must not fail, and the pool keeps the same contract with fewer requests in flight.
+| where | transport | why |
+|---|---|---|
+| pycurl is installed | libcurl | hundreds of requests in flight on one thread, HTTP/2 |
+| no pycurl: Alpine, PyPy, free-threaded builds lack a wheel | the pool | it must install there, too |
+| libcurl without lookups beside its transfers | the pool | one lookup that hangs would stop everything |
+| no ``select.poll``: Windows | the pool | there ``select`` takes sockets only, and libcurl's wait ends by a pipe, too |
+
+The pool keeps the same contract with fewer requests in flight.
 """
 
 from __future__ import annotations
 
 import os
 
+from ..sender.primitives import original
 from .pool import PoolTransport
 from .protocol import Transport
 
@@ -19,7 +26,7 @@ def build_http_transport(
     client_key: str | os.PathLike[str] | None = None,
     proxy: str | None = None,
 ) -> Transport:
-    """Return a CurlTransport, or a PoolTransport where pycurl can't be imported; ``repr`` says which.
+    """Return a CurlTransport, or a PoolTransport where that can't be used; ``repr`` says which.
 
     The arguments are those of CurlTransport.  Raises FileNotFoundError or ValueError for files that are not there.
     """
@@ -27,6 +34,14 @@ def build_http_transport(
         from .curl import LOOKUPS_HAVE_DEADLINE, CurlTransport  # noqa: PLC0415 - the extra may not be installed
     except ImportError:
         return PoolTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
-    if not LOOKUPS_HAVE_DEADLINE:
+    if not (LOOKUPS_HAVE_DEADLINE and _can_poll()):
         return PoolTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
     return CurlTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
+
+
+def _can_poll() -> bool:
+    try:
+        original("select", "poll")
+    except AttributeError:
+        return False
+    return True

@@ -98,7 +98,7 @@ class _Slot:
 
 
 class CurlTransport:
-    """Requests over libcurl.  Nothing is opened, and no thread started, before the first ``start``.
+    """Requests over libcurl.  Nothing is opened, and no thread started, before the first ``start``.  Not for Windows.
 
     ``ca``: bundle or hashed directory of trusted authorities (see ``transports.tls`` for what applies without it);
     ``client_cert``, ``client_key``: PEM files; ``proxy``: URL of a proxy for everything, ``""`` for none, None: as the
