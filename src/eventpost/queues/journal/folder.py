@@ -52,6 +52,7 @@ SUFFIX: Final = ".seg"
 _ENTER_TRIES: Final = 10
 _COUNT_MAX: Final = 1 << 53
 """No count of events comes near it: a larger one is damage, and sums of such would be too large for their file."""
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
 _UNSYNCABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 """What a folder above ours may answer that is not ours to change, or that is no local disk's."""
 
@@ -135,6 +136,8 @@ class Folder:
             )
         if error.errno == errno.ELOOP:
             return f"{error.filename} {error.strerror}"
+        if error.errno in _NO_LOCKS:
+            return f"cannot be used ({error.strerror}): it is on a file system without file locks; use a local disk"
         if error.errno == errno.EROFS:
             return "is on a read-only file system; choose another folder"
         return f"cannot be used: {error.strerror}"
