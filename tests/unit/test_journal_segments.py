@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from tests.support import URL, closes, drain, event
 
 from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
 from eventpost.queues.journal import Disk, JournalQueue, inspect
+from eventpost.queues.journal import disk as disk_module
 from eventpost.queues.journal import format as fmt
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Damaged, Signal, Trouble
@@ -228,6 +231,27 @@ def test_no_segment_before_the_first_put(tmp_path: Path) -> None:
     JournalQueue(tmp_path / "j")
     assert not list((tmp_path / "j/segments").iterdir())
     assert not list((tmp_path / "j/writers").iterdir())
+
+
+def test_on_macos_a_sync_goes_through_the_drives_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There ``fsync`` stops at the drive's cache: at ``fsync`` no put returns before F_FULLFSYNC of its segment."""
+    full_syncs: list[int] = []
+
+    def control(fd: int, command: int) -> int:
+        assert command == 51
+        full_syncs.append(os.fstat(fd).st_ino)
+        return 0
+
+    macs = SimpleNamespace(**{**vars(fcntl), "F_FULLFSYNC": 51, "fcntl": control})
+    monkeypatch.setattr(disk_module, "fcntl", macs)
+    queue = JournalQueue(tmp_path / "j", "fsync")
+    queue.put([event(1)])
+    (segment,) = (tmp_path / "j" / "segments").iterdir()
+    assert full_syncs[-1] == segment.stat().st_ino
+    before = len(full_syncs)
+    queue.put([event(2)])
+    assert full_syncs[before:] == [segment.stat().st_ino]
+    queue.close()
 
 
 class BrokenDisk(Disk):
