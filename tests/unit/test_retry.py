@@ -176,6 +176,18 @@ def test_retry_after_is_the_minimum(status: int) -> None:
     assert verdict.delay_min_s == 120.0
 
 
+@pytest.mark.parametrize(("wish", "delay_s"), [("120", 30.0), ("29", 29.0), ("Fri, 31 Dec 9999 23:59:59 GMT", 30.0)])
+def test_the_policy_bounds_what_an_endpoint_may_wish(wish: str, delay_s: float) -> None:
+    """``retry_after_cap_s``: a larger Retry-After counts as this much; an hour if nothing is said; 0 hears none."""
+    for cap_s, expected in ((30.0, delay_s), (0.0, 0.0)):
+        verdict = judged(Response(503, retry_after=wish), policy=RetryPolicy(retry_after_cap_s=cap_s))
+        assert isinstance(verdict, RetryLater)
+        assert verdict.delay_min_s == expected
+    verdict = judged(Response(503, retry_after="99999"))
+    assert isinstance(verdict, RetryLater)
+    assert verdict.delay_min_s == 3600.0
+
+
 def test_delays_double_from_half_a_second_to_a_minute() -> None:
     """First retry after 0.5 s, doubling to 60 s; jitter only adds."""
     assert [POLICY.delay_s(attempts, 0.0) for attempts in range(1, 10)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
