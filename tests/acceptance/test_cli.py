@@ -143,6 +143,23 @@ def test_send_in_a_test_run_keeps_what_is_optimizelys(tmp_path, collector, monke
     assert len(collector.bodies) == 1
 
 
+def test_send_sends_elsewhere_without_pycurl_too(tmp_path, collector):
+    """The same through urllib3's pool, which is taken where pycurl can't be imported."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "pycurl.py").write_text(
+        "open(__file__ + '.wanted', 'w').close()\nraise ImportError('hidden by a test')\n"
+    )
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "a", "b")
+    paths = [str(tmp_path / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = eventpost(
+        "send", "--journal", tmp_path / "j", "--until-empty", "--timeout", 20, "--endpoint", collector.url,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hidden" / "pycurl.py.wanted").exists()
+    assert sorted(map(json.loads, collector.bodies), key=repr) == [log_event("a").params, log_event("b").params]
+
+
 def test_send_says_so_when_it_could_not_deliver_everything(tmp_path):
     """Exit code 1, and everything is still queued."""
     store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "a")
