@@ -3,6 +3,7 @@
 import json
 import logging
 from importlib.resources import files
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from optimizely.optimizely_factory import OptimizelyFactory as SdkFactory
 import eventpost
 from eventpost import EventDispatcher, EventProcessor, JournalQueue, MemoryQueue, OptimizelyFactory, RetryPolicy
 from eventpost.testing import Collector, Reply
+from support import missing
 
 DATAFILE = files(eventpost).joinpath("demo_datafile.json").read_text()
 SILENT = logging.Logger("silent")  # noqa: LOG001 - hangs in no tree
@@ -246,6 +248,46 @@ def test_one_bad_value_costs_one_event(collector):
     assert {visitor["visitor_id"] for body in collector.bodies for visitor in json.loads(body)["visitors"]} == {
         f"good-{number}" for number in range(len(bad))
     }
+
+
+@pytest.mark.parametrize("where", ["tag", "attribute", "revenue", "value"])
+def test_a_numpy_number_costs_at_most_its_event(collector, where):
+    """What is a float to Python (float64) arrives as ``json.dumps`` writes it; any other is refused; the rest arrives.
+
+    An attribute of a type that the SDK does not take is left out by the SDK itself, and its event arrives.
+    """
+    if find_spec("numpy") is None:
+        missing("numpy")
+    import numpy as np
+
+    numbers = [
+        np.float64(1.5), np.float32(0.1), np.float16(2), np.int64(3), np.uint8(4), np.int32(-5), np.bool_(True),
+        np.longdouble(7), np.complex128(1j), np.array([1, 2]), np.datetime64("2024-01-01"), np.float64("nan"),
+        np.float64("inf"), np.str_("text"),
+    ]  # fmt: skip
+    with EventDispatcher(endpoint=collector.url) as dispatcher:
+        twin = Twin(EventProcessor(dispatcher))
+        client = optimizely.Optimizely(DATAFILE, event_processor=twin)
+        for number, value in enumerate(numbers):
+            attributes = {"age": value} if where == "attribute" else {}
+            client.track("purchase", f"good-{number}", event_tags={"n": number})
+            client.track("purchase", f"odd-{number}", attributes, {} if where == "attribute" else {where: value})
+        client.close()
+        report = dispatcher.stats()
+    sent = {visitor["visitor_id"]: visitor for body in collector.bodies for visitor in json.loads(body)["visitors"]}
+    expected = {}
+    for user_event in twin.user_events:
+        try:
+            params = EventFactory.create_log_event(user_event, SILENT).params
+            expected[user_event.user_id] = json.loads(json.dumps(params, allow_nan=False))["visitors"][0]
+        except (AttributeError, TypeError, ValueError):  # the SDK's encoder asks a number for its __dict__
+            assert user_event.user_id.startswith("odd-")
+    assert sent == expected
+    assert {f"good-{number}" for number in range(len(numbers))} | {"odd-0"} <= set(sent)
+    assert report.offered == len(twin.user_events) >= 2 * len(numbers) - 3
+    assert dict(report.refused) == ({"unencodable": report.offered - len(sent)} if report.offered > len(sent) else {})
+    assert report.delivered == len(sent)
+    assert where == "attribute" or len(sent) < len(twin.user_events)
 
 
 def test_what_is_no_user_event_is_refused_and_raises_nothing():
