@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -123,11 +122,3 @@ def test_a_file_system_without_locks(folder: Path, number: int) -> None:
     with pytest.raises(JournalUnusable, match=rf"{os.strerror(number)}.*file locks.*local disk"):
         JournalQueue(folder, disk=disk)
     assert [path.name for path in folder.rglob("*") if not path.is_dir()] == []
-
-
-def test_a_system_without_locks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows: what to use instead.  Nothing is made there."""
-    monkeypatch.setattr(folder_module, "os", SimpleNamespace(name="nt"))
-    with pytest.raises(JournalUnusable, match=r"POSIX file locks.*use MemoryQueue"):
-        JournalQueue(folder)
-    assert list(folder.iterdir()) == []
