@@ -26,6 +26,7 @@ import pytest
 from tests.support import ALL, ENVELOPE, URL, HookedDisk, closes, drain, event, number_of
 
 from eventpost import EventDispatcher
+from eventpost.clock import SystemClock
 from eventpost.errors import QueueFull, QueueUnavailable
 from eventpost.event import Event
 from eventpost.queues.journal import Disk, JournalQueue, inspect
@@ -697,6 +698,42 @@ def test_a_put_that_waits_gives_up_in_time(folder: Path) -> None:
         thread.join(10)
     assert len(took) == 5
     assert max(took) < 1.4
+
+
+class HurriedClock(SystemClock):
+    """Each look at it costs a quarter of a second: every try to put takes that long."""
+
+    looks = 0
+
+    def monotonic(self) -> float:
+        """See Clock.monotonic."""
+        self.looks += 1
+        return self.looks / 4
+
+
+def test_a_put_that_waits_counts_its_tries_as_time(folder: Path) -> None:
+    """A slow disk makes the tries slow, not the wait long."""
+    clock = HurriedClock()
+    queue = JournalQueue(folder, bytes_max=1 << 20, overflow="block", block_timeout_s=2.0, clock=clock)
+    with pytest.raises(QueueFull):  # noqa: PT012  # the put that fails is not known beforehand
+        for n in range(5000):
+            queue.put([event(n, 500)])
+    clock.looks = 0
+    with pytest.raises(QueueFull):
+        queue.put([event(1, 500)])
+    assert 2 < clock.looks <= 12
+
+
+def test_a_put_on_the_senders_own_thread_does_not_wait_for_room(folder: Path) -> None:
+    """An observer that dispatches: only the sender's thread makes room, and it would wait for itself."""
+    queue = JournalQueue(folder, bytes_max=1 << 20, overflow="block", block_timeout_s=60.0)
+    queue.claim(URL, 1, 1000)
+    began = time.monotonic()
+    with pytest.raises(QueueFull):  # noqa: PT012  # the put that fails is not known beforehand
+        for n in range(5000):
+            queue.put([event(n, 500)])
+    assert time.monotonic() - began < 30
+    assert closes(queue.stats())
 
 
 def test_many_endpoints_in_a_small_journal(folder: Path) -> None:

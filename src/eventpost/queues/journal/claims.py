@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...clock import Clock
 from ...event import Envelope
-from ...sender.primitives import RLock
+from ...sender.primitives import RLock, get_ident
 from ...watch.signals import Signal, Trouble
 from ..protocol import Lease
 from .format import DROPPED, Outcome
@@ -68,6 +68,8 @@ class Claims:
         self.finished: set[str] = set()
         """Settled segments of writers that live and will fold them."""
         self.closed = False
+        self.claimer: int | None = None
+        """The sender's thread, which must not wait for the room that it makes."""
         self.voided = Voided(self.folder.disk)
         self._ids = itertools.count()
         self._envelopes: dict[Envelope, Envelope] = {}
@@ -94,6 +96,7 @@ class Claims:
     def claim(self, url: str, events_max: int, bytes_max: int) -> list[Lease]:
         """See Queue.claim."""
         with self.lock:
+            self.claimer = get_ident()
             lane = self.lanes.get(url)
             out: list[JournalLease] = []
             if (

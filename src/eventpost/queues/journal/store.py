@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from ...clock import Clock
 from ...errors import EventTooLarge, QueueFull, QueueUnavailable
 from ...event import Envelope, Event
-from ...sender.primitives import RLock, pause
+from ...sender.primitives import RLock, get_ident, pause
 from ..protocol import Overflow
 from . import format as fmt
 from .claims import Claims
@@ -114,7 +114,8 @@ class Store:
             self._commit_all(touched, events)
 
     def _put_when_there_is_room(self, events: Sequence[Event]) -> None:
-        for _ in range(int(self.block_timeout_s / _BLOCK_POLL_S)):
+        deadline = self.clock.monotonic() + self.block_timeout_s
+        while get_ident() != self._claims.claimer and self.clock.monotonic() < deadline:  # nobody else makes room
             pause(_BLOCK_POLL_S)
             try:
                 self.put(events, wait=False)
