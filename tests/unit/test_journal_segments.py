@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import URL, closes, drain, event
+from tests.support import URL, HookedDisk, closes, drain, event
 
 from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
 from eventpost.queues.journal import Disk, JournalQueue, inspect
@@ -492,6 +494,36 @@ def test_the_bounds_of_dead_letters_are_the_folders(tmp_path: Path) -> None:
     assert dead() == 3  # damaged: rather too much room than a letter too few
     assert dead(dead_age_max_s=30 * 86_400.0) == 0
     assert stat.S_IMODE((tmp_path / "j/bounds.json").stat().st_mode) == 0o600
+
+
+def test_bounds_that_two_processes_name_at_once_are_both_noted(tmp_path: Path) -> None:
+    """Each reads the note and writes it anew: neither takes back what the other named meanwhile."""
+    JournalQueue(tmp_path / "j")
+    other = threading.Thread(target=lambda: JournalQueue(tmp_path / "j", dead_bytes_max=None), daemon=True)
+
+    def meanwhile(path: str, *_: Any) -> None:
+        if path.endswith(".tmp") and not other.ident:
+            other.start()
+            other.join(0.2)
+
+    disk = HookedDisk()
+    disk.hooks["create"] = meanwhile
+    JournalQueue(tmp_path / "j", dead_age_max_s=60, disk=disk)
+    other.join(10)
+    assert json.loads((tmp_path / "j/bounds.json").read_text()) == {"dead_age_max_s": 60, "dead_bytes_max": None}
+
+
+def test_bounds_that_cannot_be_noted_are_said_and_hold_nobody_up(tmp_path: Path) -> None:
+    """Whoever holds the lock may have been stopped: the process goes on, after half a second."""
+    said: list[Signal] = []
+    JournalQueue(tmp_path / "j")
+    with open(tmp_path / "j/totals.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        queue = JournalQueue(tmp_path / "j", dead_age_max_s=60)
+    queue.emit = said.append
+    queue.put([event(1)])
+    assert ["totals.lock" in one.detail for one in said if isinstance(one, Trouble)] == [True]
+    assert not (tmp_path / "j/bounds.json").exists()
 
 
 def test_who_only_stores_learns_what_others_delivered(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ Why one of our own: what this project exists for is a put that survives kill -9,
 never waits for another process.  One put of 1 KB costs 2-4 us here; SQLite in WAL mode took 24 us alone, and let four
 processes wait up to 134 ms for each other, in the middle of somebody's web request.
 
-Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives
-here, the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``store`` (put) ->
-``sync`` (group commit) -> ``voided`` (what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``bounds``,
-``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what
-the command line shows).
+Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives here)
+-> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``store``
+(put) -> ``sync`` (group commit) -> ``voided`` (what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) ->
+``bounds``, ``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) ->
+``inspect`` (what the command line shows).
 ``disk`` is the one object through which all of them reach files; hand in another one to break things.
 
 An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of

@@ -10,15 +10,19 @@ Where the note can't be read nothing expires: a bound that is kept too late cost
 
 from __future__ import annotations
 
-import secrets
+import errno
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from ...sender.primitives import pause
+
 if TYPE_CHECKING:
     from .folder import Folder
 
-_BYTES_MAX: Final = 1 << 24
+_NAME: Final = "bounds.json"
+_LOCK_TRIES: Final = 50
+_LOCK_POLL_S: Final = 0.01
 
 
 class _Int(int):
@@ -50,34 +54,27 @@ class Bounds(NamedTuple):
         """Make those that were named the folder's.  Raises OSError."""
         defaults = Bounds._field_defaults
         named = {name: value for name, value in self._asdict().items() if value is not defaults[name]}
-        try:
-            noted = _noted(folder)
-        except ValueError:
-            noted = {}
-        if named.items() <= noted.items():
-            return
-        disk, temporary = folder.disk, f"{folder.path}/.bounds-{secrets.token_hex(4)}"
-        fd = disk.create(temporary, folder.file_mode, folder.gid)
-        try:
-            disk.write(fd, orjson.dumps(noted | named), 0)
-            disk.datasync(fd)
-        except OSError:
-            disk.unlink(temporary)
-            raise
-        finally:
-            disk.close(fd)
-        disk.rename(temporary, f"{folder.path}/bounds.json")
+        for _ in range(_LOCK_TRIES):
+            if named.items() <= _noted_or_none(folder).items():
+                return
+            with folder.notes_lock() as locked:
+                if locked:
+                    folder.write_note(_NAME, _noted_or_none(folder) | named)
+                    return
+            pause(_LOCK_POLL_S)
+        raise OSError(errno.EBUSY, f"somebody holds {folder.path}/totals.lock")
+
+
+def _noted_or_none(folder: Folder) -> dict[str, Any]:
+    try:
+        return _noted(folder)
+    except ValueError:  # who names bounds mends a damaged note
+        return {}
 
 
 def _noted(folder: Folder) -> dict[str, Any]:
-    try:
-        fd = folder.disk.open(f"{folder.path}/bounds.json", write=False)
-    except FileNotFoundError:
-        return {}
-    try:
-        noted = orjson.loads(folder.disk.read(fd, _BYTES_MAX, 0))
-    finally:
-        folder.disk.close(fd)
+    data = folder.read_note(_NAME)
+    noted = {} if data is None else orjson.loads(data)
     if not isinstance(noted, dict) or not all(
         value is None or (type(value) in {int, float} and value >= 0) for value in map(noted.get, Bounds._fields)
     ):

@@ -19,6 +19,7 @@ from ...event import Envelope
 from ...sender.primitives import RLock, get_ident
 from ...watch.signals import Signal, Trouble
 from ..protocol import Lease
+from . import totals
 from .format import DROPPED, Outcome
 from .segment import Again, Cursor, JournalLease, SegmentWriter, runs
 from .voided import Voided
@@ -284,7 +285,8 @@ class Claims:
                         self.finished.add(cursor.name)  # its writer folds it, and takes its count from it
                         self._let_go(cursor)
                         continue
-                    if self.folder.fold(cursor.path, cursor.ordinal, cursor.outcomes(), retry=cursor.header.retry):
+                    outcomes, retry = cursor.outcomes(), cursor.header.retry
+                    if totals.fold(self.folder, cursor.path, cursor.ordinal, outcomes, retry=retry):
                         self._let_go(cursor)
                         continue
                 except OSError as error:

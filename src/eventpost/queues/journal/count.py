@@ -16,6 +16,7 @@ from ...clock import Clock
 from ...watch.signals import Signal, Trouble
 from ..protocol import QueueStats
 from . import format as fmt
+from . import totals
 from .claims import Claims
 from .dead import DeadWriter
 from .format import DROPPED, Outcome
@@ -208,7 +209,7 @@ class Count:
                         if thorough:
                             continue
                         break
-                    if self.folder.fold(writer.path, writer.count, found, retry=writer.header.retry):
+                    if totals.fold(self.folder, writer.path, writer.count, found, retry=writer.header.retry):
                         self.forget_own(writer.name)
                         self.claims.absorb(found)
 
@@ -224,7 +225,7 @@ class Count:
                         events = header.sealed_events
                         if events is None or sum(outcomes.values()) < events:
                             continue
-                        if not self.folder.fold(path, events, outcomes, retry=False, dead=True):
+                        if not totals.fold(self.folder, path, events, outcomes, retry=False, dead=True):
                             continue
                         for outcome, reason in DROPPED.items():
                             self.claims.dead -= outcomes.get(outcome, 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...clock import Clock
 from ...watch.signals import Dropped, Signal, Trouble
-from . import dead
+from . import dead, totals
 from .bounds import Bounds
 from .folder import writer_of
 from .format import Outcome
@@ -152,6 +152,6 @@ class Expiry:
                 if segment.unsettled(ordinals):
                     return False
                 outcomes = count_outcomes(self.folder.disk.read(segment.fd, len(ordinals), segment.header.outcomes_at))
-                return self.folder.fold(segment.path, len(ordinals), outcomes, retry=False, dead=True)
+                return totals.fold(self.folder, segment.path, len(ordinals), outcomes, retry=False, dead=True)
         except FileNotFoundError:
             return True

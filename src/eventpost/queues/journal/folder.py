@@ -1,4 +1,4 @@
-"""The folder: who lives in it, what lies in it, and the sum that outlives them.
+"""The folder: who lives in it, and what lies in it.
 
 ::
 
@@ -7,7 +7,7 @@
     bad/                                          bytes that could not be read, set aside
     writers/<writer>.lock                         held (flock) for as long as that writer lives
     scanner.lock                                  held by the one process that looks for what others left
-    totals.json, totals.lock                      the counts of the segments that are gone
+    totals.json, totals.lock                      the counts of the segments that are gone; the lock is both notes'
     bounds.json                                   the bounds of dead letters, where somebody named them
 
 Locks.  The kernel drops a flock with the last descriptor of its holder: no timers, no heartbeats.  A writer holds one
@@ -15,16 +15,9 @@ lock for all its segments, not one each: a backlog of hundreds of segments then 
 process's segment holds the flock on the segment itself; it may, once that writer's lock is free or if its header says
 that the writer does not send.  After each flock the name is looked at again, for the file may be unlinked by then.
 
-Orders.  A settled segment is folded in two steps: its counts go into ``totals.json`` (written aside, synced, renamed)
-together with its name, then it is unlinked.  A crash between them leaves a file that the totals already name: the next
-fold unlinks it, and nobody counts it twice.  Who comes to fold a segment whose name is gone finds it folded.  On a full
-disk there is no room for new totals: the segment's records, which nobody needs any more, are cut off first.  The
-totals are synced before the rename, or an empty file might take the place of a good one; neither rename nor unlink is
-synced after it: power loss may undo them, and then the sum repeats or misses the counts of what was folded last.  No
-event hangs on that: what comes back is settled, or sent once more.
-
-The names above the segments (``sync_path``) are synced before the first name among them is promised.  Bytes set aside
-in ``bad/`` are copies for a person, and a file that is moved there is no segment any more: neither is ordered.
+Orders.  The names above the segments (``sync_path``) are synced before the first name among them is promised.  Bytes
+set aside in ``bad/`` are copies for a person, and a file that is moved there is no segment any more: neither is
+ordered.
 
 A dead writer's lock is unlinked while its flock is held: a writer that is just starting either finds its lock taken or
 its name gone, and begins again.  Unlinked after a look only, it could be the lock of somebody who came to life since.
@@ -45,13 +38,12 @@ import orjson
 from ...errors import JournalUnusable
 from . import format as fmt
 from .disk import HAS_LOCKS, NETWORK_FS, Disk, file_system_of, mapping_is_safe
-from .format import DROPPED, Outcome
+from .format import Outcome
 from .segment import count_outcomes
 
 SUFFIX: Final = ".seg"
 _ENTER_TRIES: Final = 10
-_COUNT_MAX: Final = 1 << 53
-"""No count of events comes near it: a larger one is damage, and sums of such would be too large for their file."""
+_NOTE_BYTES_MAX: Final = 1 << 24
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
 _UNSYNCABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 """What a folder above ours may answer that is not ours to change, or that is no local disk's."""
@@ -234,85 +226,36 @@ class Folder:
                     self.disk.unlink(f"{part}/{name}")
 
     @contextmanager
-    def _totals_lock(self) -> Iterator[bool]:
-        """Hold the totals' lock if it can be had at once: a holder that was stopped must not stop the others."""
+    def notes_lock(self) -> Iterator[bool]:
+        """Hold the lock of the folder's notes if it can be had at once: a stopped holder must not stop the others."""
         fd = self.create_lock(f"{self.path}/totals.lock")
         try:
             yield self.disk.lock(fd)
         finally:
             self.disk.close(fd)
 
-    def totals(self) -> dict[str, Any]:
-        """Return the counts of the segments that are gone; ``folded`` names those whose file may still be there."""
-        totals: dict[str, Any] = {"accepted": 0, "delivered": 0, "dropped": {}, "folded": []}
+    def read_note(self, name: str) -> bytes | None:
+        """Return the bytes of a note, one of the folder's JSON files; None if there is none.  Raises OSError."""
         try:
-            fd = self.disk.open(f"{self.path}/totals.json", write=False)
+            fd = self.disk.open(f"{self.path}/{name}", write=False)
         except FileNotFoundError:
-            return totals
+            return None
         try:
-            loaded = orjson.loads(self.disk.read(fd, 1 << 24, 0))
-        except orjson.JSONDecodeError:
-            return {**totals, "unreadable": True}
-        finally:
-            self.disk.close(fd)
-        if not isinstance(loaded, dict) or not _are_totals(found := {**totals, **loaded}):
-            return {**totals, "unreadable": True}
-        return found
-
-    def fold(self, path: str, events: int, outcomes: dict[Outcome, int], *, retry: bool, dead: bool = False) -> bool:
-        """Add a settled segment's counts to the totals, then remove it; False: somebody else is at them, try later.
-
-        Raises OSError.
-        """
-        name = path.rsplit("/", 1)[1]
-        key = f"dead/{name}" if dead else name
-        with self._totals_lock() as locked:
-            if not locked:
-                return False
-            if not self.disk.size(path):
-                return True  # its writer was faster
-            totals = self.totals()
-            if key not in totals["folded"]:
-                if not retry and not dead:
-                    totals["accepted"] += events - outcomes.get(Outcome.VOID, 0)
-                totals["delivered"] += outcomes.get(Outcome.DELIVERED, 0)
-                for outcome, reason in DROPPED.items():
-                    if outcome in outcomes:
-                        totals["dropped"][reason] = totals["dropped"].get(reason, 0) + outcomes[outcome]
-                for folded in totals["folded"]:  # a crash may have come before its unlink
-                    self.disk.unlink(f"{self.path if folded.startswith('dead/') else self.segments}/{folded}")
-                totals["folded"] = [key]
-                try:
-                    self._write_totals(totals)
-                except OSError as error:
-                    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                        raise
-                    self._cut_records(path, events)
-                    self._write_totals(totals)
-            self.disk.unlink(path)
-        return True
-
-    def _cut_records(self, path: str, events: int) -> None:
-        """Give back the blocks of a settled segment's records; the seal and the outcomes still tell its count."""
-        fd = self.disk.open(path)
-        try:
-            header = fmt.decode_header(self.disk.read(fd, fmt.header_bytes_wanted(self.disk.read(fd, 4096, 0)), 0))
-            # The seal first: a crash in between leaves records beyond it, which nobody reads.
-            self.disk.write(fd, fmt.encode_seal(events, header.records_at), fmt.SEAL_AT)
-            self.disk.truncate(fd, header.records_at)
+            return self.disk.read(fd, _NOTE_BYTES_MAX, 0)
         finally:
             self.disk.close(fd)
 
-    def _write_totals(self, totals: dict[str, Any]) -> None:
-        temporary = f"{self.path}/.totals.tmp"
+    def write_note(self, name: str, note: dict[str, Any]) -> None:
+        """Put a note in the place of the last one, written aside and synced; under ``notes_lock``.  Raises OSError."""
+        temporary = f"{self.path}/.{name.removesuffix('.json')}.tmp"
         self.disk.unlink(temporary)
         fd = self.disk.create(temporary, self.file_mode, self.gid)
         try:
-            self.disk.write(fd, orjson.dumps(totals), 0)
+            self.disk.write(fd, orjson.dumps(note), 0)
             self.disk.datasync(fd)
         finally:
             self.disk.close(fd)
-        self.disk.rename(temporary, f"{self.path}/totals.json")
+        self.disk.rename(temporary, f"{self.path}/{name}")
 
     def set_aside(self, segment: str, at: int, data: bytes) -> str:
         """Keep damaged bytes for a person to look at; returns the path, "" if even that can't be written."""
@@ -345,20 +288,6 @@ class Folder:
         finally:
             self.disk.close(fd)
         return header, count_outcomes(settled)
-
-
-def _are_totals(found: dict[str, Any]) -> bool:
-    dropped, folded = found["dropped"], found["folded"]
-    return (
-        isinstance(dropped, dict)
-        and isinstance(folded, list)
-        and all(
-            type(one) is int and 0 <= one <= _COUNT_MAX
-            for one in (found["accepted"], found["delivered"], *dropped.values())
-        )
-        # These are unlinked: a name of this folder, or none.
-        and all(isinstance(one, str) and one.removeprefix("dead/").count("/") == 0 for one in folded)
-    )
 
 
 def resolved(path: str | bytes | os.PathLike[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ...clock import Clock, SystemClock
 from ...event import shown_url
-from . import dead
+from . import dead, totals
 from . import format as fmt
 from .dead import DeadLetter
 from .folder import Folder, resolved, writer_of
@@ -131,13 +131,13 @@ class _Part(NamedTuple):
 def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -> FolderStatus:
     """Count a folder.  Raises as ``open_folder``."""
     folder, now_s = open_folder(path), (clock or SystemClock()).time()
-    totals = folder.totals()
-    trouble = [_TOTALS_LOST] if "unreadable" in totals else []
+    gone = totals.read(folder)
+    trouble = [_TOTALS_LOST] if "unreadable" in gone else []
     newer: list[str] = []
-    folded = set(totals["folded"])
+    folded = set(gone["folded"])
     parts = list(_parts(folder, "segments", folded, newer, trouble))
     parked = list(_parts(folder, "dead", folded, newer, trouble))
-    dropped: dict[str, int] = dict(totals["dropped"])
+    dropped: dict[str, int] = dict(gone["dropped"])
     for part in parts + parked:
         for outcome, reason in DROPPED.items():
             if outcome in part.outcomes:
@@ -152,9 +152,9 @@ def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -
     ]
     return FolderStatus(
         path=folder.path,
-        accepted=totals["accepted"]
+        accepted=gone["accepted"]
         + sum(part.events - part.outcomes.get(Outcome.VOID, 0) for part in parts if not part.header.retry),
-        delivered=totals["delivered"] + sum(part.outcomes.get(Outcome.DELIVERED, 0) for part in parts),
+        delivered=gone["delivered"] + sum(part.outcomes.get(Outcome.DELIVERED, 0) for part in parts),
         queued=sum(part.waiting for part in parts), dead=sum(part.waiting for part in parked), dropped=dropped,
         segments=len(parts), stored_bytes=sum(part.stored_bytes for part in parts),
         dead_bytes=sum(part.stored_bytes for part in parked), writers=writers, newer=len(newer),
@@ -294,7 +294,7 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[int, int], None]
             findings.append(Finding(full, "leftover", 0, folder.disk.size(full), detail))
         if progress is not None:
             progress(done, len(paths))
-    if "unreadable" in folder.totals():
+    if "unreadable" in totals.read(folder):
         full = f"{folder.path}/totals.json"
         findings.append(Finding(full, "totals", 0, folder.disk.size(full), _TOTALS_LOST))
     return findings

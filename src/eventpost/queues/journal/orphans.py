@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ...clock import Clock
 from ...watch.signals import Adopted, Damaged, Signal, Trouble
+from . import totals
 from .claims import Claims
 from .dead import Parked
 from .folder import writer_of
@@ -151,7 +152,7 @@ class Orphans:
     def _not_ours(self, names: Sequence[str]) -> list[str]:
         """Return those of the segments that this process neither wrote nor holds nor has done with."""
         with self.claims.lock:
-            known = {cursor.name for cursor in self.claims.open} | set(self.folder.totals()["folded"])
+            known = {cursor.name for cursor in self.claims.open} | set(totals.read(self.folder)["folded"])
             finished = self.claims.finished.copy()
         return [
             name for name in names

@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import orjson
-
-from . import dead
+from . import dead, totals
 from . import format as fmt
 from .folder import SUFFIX, Folder, writer_of
 from .format import SETTLED, Kind, Outcome
@@ -89,7 +87,7 @@ def _leftovers(folder: Folder) -> Iterator[Repair]:
     before = {f"{part}/{name}" for part in _swept(folder) for name in folder.disk.names(part)}
     folder.sweep()
     for name in folder.disk.names(folder.path):
-        if name.startswith((".probe-", ".bounds-")) and _is_free(folder, f"{folder.path}/{name}"):
+        if name.startswith(".probe-") and _is_free(folder, f"{folder.path}/{name}"):
             folder.disk.unlink(f"{folder.path}/{name}")
             yield Repair(f"{folder.path}/{name}", "removed", 0, "a dead process's probe")
     after = {f"{part}/{name}" for part in _swept(folder) for name in folder.disk.names(part)}
@@ -231,30 +229,9 @@ def _mend(folder: Folder, path: str, fd: int, found: _Found) -> list[Repair]:
 
 def _totals(folder: Folder) -> list[Repair]:
     """Begin the totals anew where they cannot be read; what they counted is lost, and the old bytes are kept."""
-    path = f"{folder.path}/totals.json"
-    if "unreadable" not in folder.totals():
+    path = f"{folder.path}/{totals.NAME}"
+    if "unreadable" not in totals.read(folder):
         return []
-    fd = folder.create_lock(f"{folder.path}/totals.lock")
-    try:
-        if not folder.disk.lock(fd):
-            return [Repair(path, "left", 0, "somebody else is at it")]
-        old = folder.disk.open(path, write=False)
-        try:
-            data = folder.disk.read(old, 1 << 24, 0)
-        finally:
-            folder.disk.close(old)
-        if not folder.set_aside("totals.json", len(folder.disk.names(folder.bad)), data):
-            return [Repair(path, "left", 0, "its bytes cannot be set aside: is the disk full?")]
-        empty = {"accepted": 0, "delivered": 0, "dropped": {}, "folded": []}
-        temporary = f"{folder.path}/.totals.tmp"
-        folder.disk.unlink(temporary)
-        new = folder.disk.create(temporary, folder.file_mode, folder.gid)
-        try:
-            folder.disk.write(new, orjson.dumps(empty), 0)
-            folder.disk.datasync(new)
-        finally:
-            folder.disk.close(new)
-        folder.disk.rename(temporary, path)
-    finally:
-        folder.disk.close(fd)
+    if because := totals.begin_anew(folder):
+        return [Repair(path, "left", 0, because)]
     return [Repair(path, "totals", 0, f"begun anew; the old bytes are in {folder.bad}")]
