@@ -15,13 +15,13 @@ PROBE = '''
 """Hands one event for Optimizely to a dispatcher, whose HTTP could reach nobody, and says what became of it."""
 import json, os, sys, unittest
 import pytest, _pytest
-from eventpost import EventDispatcher, LogEvent, settings
+from eventpost import EventDispatcher, LogEvent, guard
 from eventpost.transports.pool import PoolTransport
 
 def probe():
     dispatcher = EventDispatcher(transport=PoolTransport(proxy="http://127.0.0.1:9"))
     taken = dispatcher.dispatch_event(LogEvent("https://logx.optimizely.com/v1/events", {}))
-    return [taken, dict(dispatcher.close(timeout_s=0).refused), settings.test_run()]
+    return [taken, dict(dispatcher.close(timeout_s=0).refused), guard.evidence()]
 
 def both():
     assert "PYTEST_CURRENT_TEST" not in os.environ
