@@ -1,8 +1,7 @@
 """One table of settings: name, default, environment variable, meaning.
 
-A value that is passed wins over the environment, and that over the table.  To tell them apart although signatures show
-plain defaults, each default is an instance of its own (``Default``): equal to its value, but not identical to what
-anybody else passes.  ``EVENTPOST_TEST_MODE`` and ``EVENTPOST_ALLOW_TEST_SENDS`` are switches, see ``guard``.
+A value that is passed wins over the environment, and that over the table; ``defaults`` is how they are told apart.
+``EVENTPOST_TEST_MODE`` and ``EVENTPOST_ALLOW_TEST_SENDS`` are switches, see ``guard``.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, Final
 
+from .defaults import FloatDefault, IntDefault, StrDefault
 from .queues.memory import MemoryQueue
 from .queues.protocol import Queue
 from .transports.build import build_http_transport
@@ -21,20 +21,6 @@ from .transports.protocol import Transport
 ENDPOINT_BODY_BYTES_MAX: Final = 3_500_000
 """What the endpoint takes in one JSON body (Optimizely's Event API); nothing larger can ever be delivered."""
 BATCH_BYTES_MARGIN_MAX: Final = 3_000_000
-
-
-class _Int(int):
-    """A default that is this very object."""
-
-
-class _Float(float):
-    """A default that is this very object."""
-
-
-class _Str(str):
-    """A default that is this very object."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -66,14 +52,14 @@ class Setting:
         return self.kind(value)
 
 
-BATCH_EVENTS_MAX: Final = _Int(100)
-BATCH_BYTES_MAX: Final = _Int(1_000_000)
-LINGER_S: Final = _Float(1.0)
-IN_FLIGHT_MAX: Final = _Int(300)
-IN_FLIGHT_BYTES_MAX: Final = _Int(16 * 1024 * 1024)
-TIMEOUT_S: Final = _Float(10)
-CLOSE_TIMEOUT_S: Final = _Float(10)
-SENDER: Final = _Str("thread")
+BATCH_EVENTS_MAX: Final = IntDefault(100)
+BATCH_BYTES_MAX: Final = IntDefault(1_000_000)
+LINGER_S: Final = FloatDefault(1.0)
+IN_FLIGHT_MAX: Final = IntDefault(300)
+IN_FLIGHT_BYTES_MAX: Final = IntDefault(16 * 1024 * 1024)
+TIMEOUT_S: Final = FloatDefault(10)
+CLOSE_TIMEOUT_S: Final = FloatDefault(10)
+SENDER: Final = StrDefault("thread")
 
 SETTINGS: Final[dict[str, Setting]] = {
     setting.name: setting

@@ -13,7 +13,7 @@ import pytest
 from eventpost import JournalQueue
 from eventpost.errors import JournalUnusable
 from eventpost.queues.journal import folder as folder_module
-from eventpost.queues.journal.disk import NETWORK_FS
+from eventpost.queues.journal.filesystem import NETWORK_FS
 from support import HookedDisk, event, missing
 
 NOBODY = 65534

@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parents[2] / "src" / "eventpost"
 # What anybody may stand on.
-GROUND = ("__version__", "event", "errors", "clock", "guard", "primitives", "sender.primitives")
+GROUND = ("__version__", "event", "errors", "clock", "defaults", "guard", "primitives", "sender.primitives")
 PROTOCOLS = ("queues.protocol", "transports.protocol", "watch.signals")
 PURE = ("sender.batch", "sender.retry", "sender.breaker")
 IMPURE_MODULES = {"time", "threading", "_thread", "random", "logging", "socket", "os", "asyncio", "select", "selectors"}
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "event": (),
     "errors": (),
     "clock": (),
+    "defaults": (),
     "guard": (),
     "primitives": (),
     "sender.primitives": (),

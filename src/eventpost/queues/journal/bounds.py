@@ -3,7 +3,7 @@
 Dead letters outlive who parked them, and whoever is elected expires them: with bounds of its own, ``eventpost send`` at
 its defaults would drop what an application keeps for ever.  So who names a bound notes it in the folder
 (``bounds.json``), and everybody goes by what is noted, or else by the defaults.  The last one who names a bound wins;
-who names none changes nothing.  To tell a default from the same value in somebody's call, each is an object of its own.
+who names none changes nothing.
 
 Where the note can't be read nothing expires: a bound that is kept too late costs room, one too early costs letters.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from ...defaults import FloatDefault, IntDefault
 from ...sender.primitives import pause
 
 if TYPE_CHECKING:
@@ -25,16 +26,8 @@ _LOCK_TRIES: Final = 50
 _LOCK_POLL_S: Final = 0.01
 
 
-class _Int(int):
-    """A default that is this very object."""
-
-
-class _Float(float):
-    """A default that is this very object."""
-
-
-DEAD_BYTES_MAX: Final = _Int(256 << 20)
-DEAD_AGE_MAX_S: Final = _Float(30 * 86_400)
+DEAD_BYTES_MAX: Final = IntDefault(256 << 20)
+DEAD_AGE_MAX_S: Final = FloatDefault(30 * 86_400)
 
 
 class Bounds(NamedTuple):

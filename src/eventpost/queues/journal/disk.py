@@ -21,7 +21,6 @@ import mmap
 import os
 import stat
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakSet
 
@@ -33,20 +32,11 @@ except ImportError:  # Windows: JournalQueue's constructor says what to use inst
     fcntl = None  # type: ignore[assignment]  # absent on Windows only
 HAS_LOCKS: Final = hasattr(fcntl, "flock")
 
-NETWORK_FS: Final = frozenset({
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "ocfs2", "gfs2",
-    "beegfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs",
-    "fuse.davfs2",
-})  # fmt: skip
-"""File systems on which a lock or a mapping may not mean what it means on a local disk."""
-
 _ZEROS: Final = bytes(1 << 18)
 _READ_BYTES_CHECKED: Final = 1 << 20
 _opening = RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
-_MAPPED_FS: Final = frozenset({"ext4", "ext3", "ext2", "xfs", "tmpfs", "f2fs", "jfs", "overlay"})
-
 
 _REASONS: Final = {
     errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.ENOENT: "folder_gone", errno.ENOTDIR: "folder_gone",
@@ -330,27 +320,6 @@ def _refuse_link(path: str) -> None:
     """Raise if a part of the folder is a symbolic link: what lies behind it is nobody's journal."""
     if stat.S_ISLNK(os.lstat(path).st_mode):
         raise OSError(errno.ELOOP, "is a symbolic link, which is not followed; look who made it, and remove it", path)
-
-
-def file_system_of(path: str) -> str:
-    """Return the type of the file system that holds ``path``, "" where the system does not tell."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in mounts:
-        fields, _, rest = line.partition(" - ")
-        point = fields.split(" ")[4].encode().decode("unicode_escape") if len(fields.split(" ")) > 4 else ""
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if point and inside and len(point) >= len(best):
-            best, kind = point, rest.split(" ", 1)[0]
-    return kind
-
-
-def mapping_is_safe(kind: str) -> bool:
-    """Tell whether allocated blocks of such a file system stay allocated under a store."""
-    return kind in _MAPPED_FS
 
 
 def reason_of(error: OSError) -> str:

@@ -37,7 +37,8 @@ import orjson
 
 from ...errors import JournalUnusable
 from . import format as fmt
-from .disk import HAS_LOCKS, NETWORK_FS, Disk, file_system_of, mapping_is_safe
+from .disk import HAS_LOCKS, Disk
+from .filesystem import NETWORK_FS, file_system_of, mapping_is_safe
 from .format import Outcome
 from .segment import count_outcomes
 
