@@ -408,6 +408,39 @@ def test_a_property_that_raises_makes_the_event_invalid(name):
     assert "secret" not in str(caught.value)
 
 
+class Hostile(str):
+    """A value whose own code raises the one exception that a door lets through from nobody but itself."""
+
+    __slots__ = ()
+
+    def lower(self):
+        """Fail."""
+        raise TypeError("secret")
+
+
+class Faceless:
+    """An object that can't even be asked what it is."""
+
+    @property
+    def __class__(self):
+        """Fail."""
+        raise TypeError("secret")
+
+
+HOSTILE = [
+    {"url": Faceless()}, {"http_verb": Faceless()}, {"headers": Faceless()}, {"headers": {"A": Faceless()}},
+    {"headers": {Faceless(): "x"}}, {"headers": {Hostile("A"): "x"}}, {"params": Faceless()},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", HOSTILE, ids=lambda parts: "-".join(parts))
+def test_a_type_error_of_an_attributes_own_code_is_no_programmers_mistake(parts):
+    """It costs this event only, and nothing of it is repeated."""
+    with pytest.raises((InvalidEvent, UnencodableEvent)) as caught:
+        event_of(**parts)
+    assert "secret" not in str(caught.value)
+
+
 QUERY_VALUES = TEXTS | st.integers() | st.booleans() | st.none() | st.binary(max_size=3) | st.lists(TEXTS, max_size=3)
 
 

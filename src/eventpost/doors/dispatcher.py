@@ -181,10 +181,6 @@ class EventDispatcher:
             ready = log_event_to_event(event, endpoint=self.endpoint, merge=self.merge_log_events)
         except EventpostError as error:
             return self.refuse(getattr(error, "reason", "invalid"), str(error))
-        except TypeError:
-            raise
-        except Exception as error:  # noqa: BLE001 - an attribute of somebody's object may raise anything
-            return self.refuse("invalid", f"{type(error).__name__} while a log event was read")
         return self.put_event(ready, urgent=not ready.envelope.shared)
 
     def put_event(self, event: Event, *, urgent: bool, handed_in: bool = False) -> bool:

@@ -33,7 +33,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from ..errors import InvalidEvent, UnencodableEvent
+from ..errors import EventpostError, InvalidEvent, UnencodableEvent
 from ..event import JSON_HEADERS, Envelope, Event
 
 ENVELOPES_MAX: Final = 1024
@@ -151,7 +151,8 @@ def log_event_to_event(log_event: Any, *, endpoint: str | None, merge: bool) -> 
     write it.  ``merge`` lets a POST with a non-empty ``visitors`` list share requests with events of equal envelopes.
 
     Raises TypeError if ``url`` or ``params`` is missing (a programmer's mistake), InvalidEvent for an URL, verb or
-    header that makes no request, UnencodableEvent for params that JSON cannot express.
+    header that makes no request and for whatever else an attribute's own code raises, UnencodableEvent for params that
+    JSON cannot express.
     """
     try:
         url = log_event.url if endpoint is None else endpoint
@@ -161,11 +162,17 @@ def log_event_to_event(log_event: Any, *, endpoint: str | None, merge: bool) -> 
     except Exception as error:  # noqa: BLE001 - a property of the caller's; it must not stop the caller's request
         raise InvalidEvent(f"{type(error).__name__} while its attributes were read") from None
     try:
-        verb = getattr(log_event, "http_verb", None)
-        headers = getattr(log_event, "headers", None)
-        pairs = _JSON_HEADERS if headers is None else tuple(headers.items())
-    except Exception as error:  # noqa: BLE001 - as above
-        raise InvalidEvent(f"{type(error).__name__} while its verb and headers were read") from None
+        return _as_event(log_event, url, params, merge=merge)
+    except EventpostError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as above: a TypeError of an attribute's is no programmer's mistake here
+        raise InvalidEvent(f"{type(error).__name__} while its URL, verb and headers were read") from None
+
+
+def _as_event(log_event: Any, url: Any, params: Any, *, merge: bool) -> Event:
+    verb = getattr(log_event, "http_verb", None)
+    headers = getattr(log_event, "headers", None)
+    pairs = _JSON_HEADERS if headers is None else tuple(headers.items())
     bare = _envelope(url, "POST" if verb is None else verb, pairs, b"", b"")
     if bare.verb == "GET":
         return Event(bare, _query(params))
@@ -207,8 +214,6 @@ def _envelope(url: Any, verb: Any, pairs: tuple[Any, ...], prefix: bytes, suffix
         return _envelopes[key]
     except (KeyError, TypeError):  # TypeError: something unhashable, which the checks below refuse
         pass
-    except Exception as error:  # noqa: BLE001 - a str subclass with a hash of its own
-        raise InvalidEvent(f"{type(error).__name__} while its URL, verb and headers were read") from None
     checked_url, checked_verb, headers = check_url(url), _check_verb(verb), _check_headers(pairs)
     envelope = Envelope(checked_url, checked_verb, headers, bool(prefix), prefix, suffix)
     plain = (checked_url, checked_verb, headers, prefix, suffix)
