@@ -70,6 +70,21 @@ class Mode(str, enum.Enum):
     FAST = "fast"
 
 
+class Blob(bytes, enum.Enum):
+    """A value for the encoder: bytes to json, text to orjson."""
+
+    def __new__(cls, value):
+        """Make a member whose value is not the bytes that it is."""
+        member = bytes.__new__(cls, b"x")
+        member._value_ = value
+        return member
+
+    def __repr__(self):
+        return "Blob.TEXT"
+
+    TEXT = "text"
+
+
 @dataclasses.dataclass
 class Point:
     """A value for the encoder."""
@@ -101,6 +116,7 @@ ODD = st.sampled_from(
         Color.RED,
         Level.HIGH,
         Mode.FAST,
+        Blob.TEXT,
         Point(),
         Plain(),
         b"bytes",
@@ -161,6 +177,8 @@ def same(one, other):
 @example({"x": [float("nan")]})
 @example({float("nan"): 1, float("inf"): 2})
 @example([None, (1, 2)])
+@example({"a": [Blob.TEXT]})
+@example({"a": 0xF3, "b": "\U000f0000", "c": None, "d": (1, 243 << 8)})
 @example({"a": 10**5000})
 def test_reads_back_like_the_standard_librarys_json_or_is_refused(value):
     """Any value reads back as json.dumps would have it, types included, or is refused as json.dumps does."""

@@ -7,7 +7,8 @@ count only if two checks hold:
 
 1. ``marshal.dumps(value)`` succeeds.  It walks the value in C and knows exact built-in types only.  What it takes
    beyond JSON (bytes, sets, complex numbers, code) orjson refuses, so where both succeed there was nothing but None,
-   bool, int, float, str, list, tuple and dict.
+   bool, int, float, str, list, tuple and dict.  With one exception: an Enum whose members are bytes, which marshal
+   takes as bytes and orjson as whatever its value is.  Where there may be one, what marshal made of it is encoded.
 2. No null stands where there was none.  If ``null`` occurs in the bytes at all they are read back and compared.
 
 Everything else takes the slow path, ``json.dumps``, which either knows what to do (subclasses of str, int, float and
@@ -41,7 +42,7 @@ FRAMING_HEADERS: Final = frozenset({"content-length", "transfer-encoding"})
 
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _JSON_HEADERS: Final = tuple(JSON_HEADERS.items())
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_BYTES_LIKE: Final = b"\xf3"  # marshal's code for one that others refer to as well, as its class does to a member
 _URL: Final = re.compile(r"[\x21-\x7e]+\Z")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.1: a token
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*\Z")  # RFC 9110, 5.5, without obs-text: what every client can send
@@ -59,7 +60,9 @@ def encode_json(obj: Any, *, default: Callable[[Any], Any] | None = None) -> byt
     """
     try:
         encoded = orjson.dumps(obj, None, _STRICT)
-        marshal.dumps(obj)
+        marshalled = marshal.dumps(obj)
+        if _BYTES_LIKE in marshalled:
+            encoded = orjson.dumps(marshal.loads(marshalled), None, _STRICT)  # noqa: S302 - our own bytes
         if b"null" not in encoded or orjson.loads(encoded) == obj:
             return encoded
     except (TypeError, ValueError, RecursionError, MemoryError):
