@@ -54,17 +54,17 @@ def test_false_and_exceptions_are_later() -> None:
 
 
 def test_it_is_handed_a_log_event() -> None:
-    """The dispatcher gets a LogEvent with URL, verb, headers and params as a dict; whole numbers of any size whole."""
+    """The dispatcher gets a LogEvent with URL, verb, headers and params as a dict; nothing of them is left out."""
     got: list[Any] = []
     transport = CustomTransport(Calling(got.append))
     headers = (("Content-Type", "application/json"), ("X-A", "b"))
     body = b'{"account_id":"1","n":123456789012345678901234567890,"f":1.5}'
     assert status_of(outcome_of(transport, request_to(URL, body=body, headers=headers))) == 204
-    assert status_of(outcome_of(transport, request_to(URL, body=b"a=1&b=&c=%20x", verb="GET"))) == 204
+    assert status_of(outcome_of(transport, request_to(URL, body=b"a=1&b=&c=%20x&d=2&d=1", verb="GET"))) == 204
     transport.close(0)
     assert got == [
         LogEvent(URL, {"account_id": "1", "n": 123456789012345678901234567890, "f": 1.5}, "POST", dict(headers)),
-        LogEvent(URL, {"a": "1", "b": "", "c": " x"}, "GET", {"Content-Type": "application/json"}),
+        LogEvent(URL, {"a": "1", "b": "", "c": " x", "d": ["2", "1"]}, "GET", {"Content-Type": "application/json"}),
     ]
 
 

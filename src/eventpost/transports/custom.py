@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from ..event import LogEvent
 from .protocol import Request, Response, Transport, TransportError
@@ -65,10 +65,14 @@ class CustomTransport(ThreadedTransport):
 
 
 def as_log_event(request: Request) -> LogEvent:
-    """Return the request as the SDK's unit of dispatch.  Raises ValueError if its body is no JSON object."""
+    """Return the request as the SDK's unit of dispatch.  Raises ValueError if its body is no JSON object.
+
+    Of a query string, the params are text, and a list of texts where a key is repeated.
+    """
     envelope = request.envelope
     if envelope.verb == "GET":
-        params: Any = dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+        several = parse_qs(request.body.decode(), keep_blank_values=True)
+        params: Any = {key: values if len(values) > 1 else values[0] for key, values in several.items()}
     else:
         params = json.loads(request.body)  # the standard library's: integers of any size stay integers
     if not isinstance(params, dict):
