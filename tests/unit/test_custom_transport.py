@@ -1,5 +1,6 @@
 """Somebody else's dispatcher behind the Transport protocol."""
 
+import _thread
 import threading
 import time
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import optimizely.event_dispatcher
 import pytest
 
+from eventpost import EventDispatcher
 from eventpost.event import Envelope, LogEvent
 from eventpost.testing import Collector, RecordingTransport
 from eventpost.testing.transport_contract import collect, kind, outcome_of, request_to, status_of
+from eventpost.transports import threads
 from eventpost.transports.custom import CustomTransport, as_transport
 from eventpost.transports.protocol import Request, TransportError
 
@@ -88,6 +91,41 @@ def test_a_thread_of_its_own() -> None:
     assert len(set(dispatcher.threads)) == 1
     assert threading.get_ident() not in dispatcher.threads
     transport.close(0)
+
+
+def test_its_thread_is_there_when_none_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made ready, stays while there is nothing to do, and ends with the transport."""
+    monkeypatch.setattr(threads, "IDLE_S", 0.05)
+    before = _thread._count()
+    transport = CustomTransport(Calling(lambda _: True))
+    transport.make_ready()
+    transport.make_ready()
+    monkeypatch.setattr(threads, "start_new_thread", none_any_more)
+    for _ in range(2):
+        time.sleep(0.2)
+        assert status_of(outcome_of(transport, request_to(URL))) == 204
+    assert _thread._count() == before + 1
+    transport.close(0)
+    give_up_at = time.monotonic() + 5
+    while _thread._count() > before:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def none_any_more(*_: Any) -> None:
+    """Refuse, as Python 3.12 does once the main thread is through."""
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+def test_the_first_event_makes_it_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the thread that hands the event in: the sender's may come to it when it is too late for starting one."""
+    main, start = threading.get_ident(), threads.start_new_thread
+    monkeypatch.setattr(
+        threads, "start_new_thread", lambda *work: start(*work) if threading.get_ident() == main else none_any_more()
+    )
+    with EventDispatcher(transport=Calling(lambda _: True)) as dispatcher:
+        assert dispatcher.dispatch_event(LogEvent(URL, {}))
+        assert dispatcher.flush(5).delivered == 1
 
 
 def test_a_dispatcher_that_hangs() -> None:

@@ -5,6 +5,9 @@ exception mean "later"; None, which is what the SDK's own protocol returns, and 
 runs on one daemon thread of its own, never on the sender's, one event after the other.  A call that has not returned
 after the timeout counts as failed, is repeated later, and its thread is replaced: a hung dispatcher costs a thread, not
 the queue.
+
+That thread is started with the sender's and stays: at the end of the process, where most is still to be sent, Python
+3.12 lets nobody start one.
 """
 
 from __future__ import annotations
@@ -30,10 +33,17 @@ class CustomTransport(ThreadedTransport):
     Raises TypeError for an object that can't be called this way.
     """
 
+    keeps_threads = True
+
     def __init__(self, dispatcher: Any) -> None:
         _check(dispatcher)
         self.dispatcher = dispatcher
         super().__init__(threads_max=1, stuck_max=STUCK_MAX)
+
+    def make_ready(self) -> None:
+        """Start the thread, if there is none."""
+        if not self._workers:
+            self._employ()
 
     def _attempt(self, request: Request, job: Job, worker: Worker) -> Response | TransportError:
         del job, worker  # the deadline is kept by the waiting side; nothing is held between attempts
