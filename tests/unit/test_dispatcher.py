@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import socket
 import sys
 import threading
@@ -247,6 +248,32 @@ def test_threads_may_close_at_once(transport: BlockingTransport) -> None:
     for thread in threads:
         thread.join(10)
     assert [report.delivered for report in reports] == [20] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_forked_child_counts_from_zero(transport: BlockingTransport, *, closed: bool) -> None:
+    """Accepted, refused, and what close() returns, also of a dispatcher that was closed before the fork."""
+    dispatcher = EventDispatcher(transport=transport)
+    assert dispatcher.dispatch_event(log_event())
+    assert not dispatcher.dispatch_event(log_event(url="no url"))
+    if closed:
+        dispatcher.close(5)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            counts = [dispatcher.stats(), dispatcher.flush(0), dispatcher.close(0), dispatcher.close(0)]
+            os.write(write, b"zero" if counts == [Report()] * 4 else str(counts).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(read, 9999).decode()
+    os.close(read)
+    os.close(write)
+    assert said == "zero"
+    report = dispatcher.close(5)
+    assert (report.accepted, report.delivered, report.refused) == (1, 1, {"invalid": 1})
 
 
 def test_an_observer_may_do_anything(transport: BlockingTransport, caplog: pytest.LogCaptureFixture) -> None:

@@ -325,8 +325,8 @@ class EventDispatcher:
             self._thread.hurry()
 
     def _end(self, *, durable: bool) -> Report:
-        if self._last_report is not None:
-            return self._last_report
+        if self._last_report is not None:  # closed before, in a forked child by its parent: the count is this process's
+            return self.stats()
         self._thread.close()
         try:
             self.queue.close()
