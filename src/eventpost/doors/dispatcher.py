@@ -58,7 +58,8 @@ class EventDispatcher:
         retry: when to try again.
         batch_events_max: events in one request.
         batch_bytes_max: bytes of a shared request's body, at most 3,000,000.
-        linger_s: seconds that a visitor which may find company waits for it; a LogEvent never waits.
+        linger_s: seconds that a visitor which may find company waits for it.  A LogEvent never waits, unless
+            ``merge_log_events`` makes company possible for its visitors.
         in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands.
         in_flight_bytes_max: ceiling on the bytes of their bodies.
         timeout_s: seconds for one request in total, DNS included.

@@ -10,7 +10,7 @@ lock.  ``wake`` takes no lock: it opens a gate, which a signal handler may do wh
 
 The threads are the operating system's own (``sender.primitives``), end when idle for ``IDLE_S`` and are not known to
 ``threading``: they keep no interpreter alive.  Where no thread can be started (interpreter shutdown), ``wait`` runs the
-attempt itself if the transport says that this is bounded; one that can't say so has its first thread made ready in time,
+attempt itself if the transport says that this is bounded.  One that can't say so makes its first thread ready in time,
 and keeps it.
 """
 
