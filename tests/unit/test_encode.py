@@ -451,7 +451,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("parts", HOSTILE, ids=lambda parts: "-".join(parts))
+@pytest.mark.parametrize("parts", HOSTILE, ids="-".join)
 def test_a_type_error_of_an_attributes_own_code_is_no_programmers_mistake(parts):
     """It costs this event only, and nothing of it is repeated."""
     with pytest.raises((InvalidEvent, UnencodableEvent)) as caught:

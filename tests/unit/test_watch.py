@@ -48,7 +48,7 @@ def test_a_report_closes_when_every_event_is_in_one_place() -> None:
 
 
 def test_a_report_is_plain_data_and_nobody_elses() -> None:
-    """Its reasons are dicts: a worker can send it to its parent, an application write it as JSON; new ones are apart."""
+    """Its reasons are dicts: a worker can send it to its parent, an application write it as JSON."""
     counted, refused = {"overflow": 2}, {"queue_full": 3}
     report = make_report(QueueStats(accepted=2, dropped=counted), refused)
     assert (type(report.dropped), type(report.refused), type(Report().refused)) == (dict, dict, dict)
