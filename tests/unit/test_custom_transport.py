@@ -1,6 +1,5 @@
 """Somebody else's dispatcher behind the Transport protocol."""
 
-import _thread
 import threading
 import time
 from typing import Any
@@ -96,18 +95,18 @@ def test_a_thread_of_its_own() -> None:
 def test_its_thread_is_there_when_none_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made ready, stays while there is nothing to do, and ends with the transport."""
     monkeypatch.setattr(threads, "IDLE_S", 0.05)
-    before = _thread._count()
-    transport = CustomTransport(Calling(lambda _: True))
+    dispatcher = Calling(lambda _: True)
+    transport = CustomTransport(dispatcher)
     transport.make_ready()
     transport.make_ready()
     monkeypatch.setattr(threads, "start_new_thread", none_any_more)
     for _ in range(2):
         time.sleep(0.2)
         assert status_of(outcome_of(transport, request_to(URL))) == 204
-    assert _thread._count() == before + 1
+    assert len(set(dispatcher.threads)) == len(transport._workers) == 1
     transport.close(0)
     give_up_at = time.monotonic() + 5
-    while _thread._count() > before:
+    while transport._workers:
         assert time.monotonic() < give_up_at
         time.sleep(0.01)
 
