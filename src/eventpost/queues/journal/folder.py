@@ -7,7 +7,7 @@
     bad/                                          bytes that could not be read, set aside
     writers/<writer>.lock                         held (flock) for as long as that writer lives
     scanner.lock                                  held by the one process that looks for what others left
-    totals.json, totals.lock                      the counts of the segments that are gone; the lock is bounds.json's, too
+    totals.json, totals.lock                      the counts of the segments that are gone; the lock is for bounds, too
     bounds.json                                   the bounds of dead letters, where somebody named them
     purge.json, purge.lock                        what is to be erased, and who says so
 
