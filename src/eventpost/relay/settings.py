@@ -142,7 +142,7 @@ class RelaySettings:
     header_bytes_max: int = _row(16_384, "bytes of a request's header", lowest=1024, highest=1 << 20)
     connections_max: int = _row(1000, "connections at once, for each worker", lowest=1)
     header_timeout_s: float = _row(10.0, "seconds for a header, and for a TLS handshake", lowest=0.1)
-    body_timeout_s: float = _row(10.0, "seconds for a body", lowest=0.1)
+    body_timeout_s: float = _row(30.0, "seconds for a body", lowest=0.1)
     keep_alive_s: float = _row(30.0, "seconds that a connection may wait for its next request", lowest=0.1)
     visitor_ids: bool = _row(False, "show visitor ids on the page; masked otherwise")
     sources: Mapping[str, str] = field(default_factory=dict)
