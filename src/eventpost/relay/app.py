@@ -55,15 +55,17 @@ class RelayApp:
         self._page = page
         self._prefix = prefix
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
+        target = self._targets.get(scope.get("path", ""))
+        if target is None or scope["type"] != "http":
+            return self._other(scope, receive, send)
+        return self._ingest(target, scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the relay speaks HTTP, not {scope['type']}")
         path = scope["path"]
-        target = self._targets.get(path)
-        if target is not None:
-            await self._ingest(target, scope, receive, send)
-            return
         inner = path.removeprefix(self._prefix) if path.startswith(self._prefix + "/") else path
         if inner in ("/livez", "/readyz", "/metrics"):
             await self._probe(inner, scope, send)

@@ -43,6 +43,7 @@ class Reader:
 
     def __init__(self, *, body_bytes_max: int, bodies_bytes_max: int, timeout_s: float) -> None:
         self.body_bytes_max = body_bytes_max
+        self.digits_max = len(str(body_bytes_max))
         self.too_large = Denied(413, "too_large", f"a body may have {body_bytes_max:,} bytes, also once unpacked")
         self._bodies_bytes_max = bodies_bytes_max
         self._timeout_s = timeout_s

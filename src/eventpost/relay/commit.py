@@ -44,7 +44,7 @@ def denied_by(error: QueueError) -> Denied:
     return unavailable(error.reason, _DETAILS.get(error.reason, "the journal cannot store at the moment"))
 
 
-def put_now(queue: Putting, events: Sequence[Event]) -> Denied | None:
+def put_now(queue: Putting, *events: Event) -> Denied | None:
     """Store all of these or none; None: they are stored."""
     try:
         queue.put(events)
@@ -100,10 +100,10 @@ class GroupCommit:
         return group
 
     def _store(self, events: list[Event]) -> list[Denied | None]:
-        said = put_now(self._queue, events)
+        said = put_now(self._queue, *events)
         if said is None or len(events) == 1:
             return [said] * len(events)
-        return [put_now(self._queue, [event]) for event in events]
+        return [put_now(self._queue, event) for event in events]
 
 
 def _tell(futures: list[asyncio.Future[Denied | None]], said: list[Denied | None]) -> None:

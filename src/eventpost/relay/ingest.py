@@ -11,15 +11,16 @@ event stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any, Final, Protocol
 
+from .. import guard
 from ..event import Envelope, Event, shown_url
 from . import answers, body, merge
 from .access import Access, host_of
 from .answers import Denied, Header, Receive, Scope, Send
-from .commit import GroupCommit
+from .commit import GroupCommit, Putting, put_now
 
 _ALLOW: Final[Header] = (b"allow", b"POST, OPTIONS")
 _VARY: Final[Header] = (b"vary", b"origin")
@@ -44,45 +45,46 @@ class DoorMetrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where events of a path go."""
+    """Where events of a path go.  ``shown``: as it is shown; ``held``: why nothing may go there from here."""
 
     envelope: Envelope
-    shown: str = field(default="")
+    shown: str
+    held: str = ""
 
     @classmethod
     def to(cls, url: str) -> Target:
         """Return the target for an endpoint."""
-        return cls(Envelope(url), shown_url(url))
+        evidence = guard.evidence() if guard.is_optimizely(url) else None
+        return cls(Envelope(url), shown_url(url), "" if evidence is None else f"{evidence}; {guard.LIFTED_BY}")
 
 
 class Ingest:
     """The door of one worker.
 
     Args:
-        put: stores one event at once, and says why not; for a queue that never waits.
-        commit: stores events together, for one that does; it is used instead of ``put``.
+        queue: where events are stored, at once.
+        group: stores them together instead, for a queue whose puts wait.
         refuse: told of each no, by reason and detail, once more than ``metrics``: the ledger's count.
-        held: why events may not go to an endpoint from this process at all, by its URL.
+        eu_target: where an event goes that came to one of ``eu_hosts``.
         strict: returns what a batch breaks of the published schema.
     """
 
     def __init__(
         self,
         *,
-        put: Callable[[Event], Denied | None],
-        commit: GroupCommit | None,
+        queue: Putting,
+        group: GroupCommit | None,
         reader: body.Reader,
         access: Access,
         metrics: DoorMetrics,
         refuse: Callable[[str, str], Any],
         strict: Callable[[Any], Sequence[str]],
         eu_hosts: Sequence[str] = (),
-        eu_target: Target | None = None,
+        eu_target: Target,
         merges: bool = False,
-        held: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        self._put = put
-        self._commit = commit
+        self._queue = queue
+        self._commit = group
         self._reader = reader
         self._access = access
         self._metrics = metrics
@@ -91,57 +93,71 @@ class Ingest:
         self._eu_hosts = frozenset(eu_hosts)
         self._eu_target = eu_target
         self._merges = merges
-        self._held = held
+        self._always_looks = not access.needs_no_look
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for a path of events."""
         began = perf_counter()
         headers = dict(scope["headers"])
-        origin = headers.get(b"origin")
         if scope["method"] != "POST":
             await self._no_post(scope["method"], headers, send)
             return
-        cors = () if origin is None else self._cors(origin)
+        if self._eu_hosts and host_of(headers.get(b"host", b"")) in self._eu_hosts:
+            target = self._eu_target
+        closing = False
         try:
-            said = self._before_body(scope, headers, origin)
+            said = self._before_body(scope, headers) if self._needs_a_look(headers) else None
             if said is not None:
-                await self._refuse(send, said, cors, closing=not await self._skipped(headers, receive))
-                return
-            message = await receive()
-            if message["type"] != "http.request":
-                raise body.Gone  # noqa: TRY301 - one place answers for it, wherever a client goes away
-            raw: bytes | Denied = message.get("body", b"")
-            closing = False
-            if message.get("more_body", False):
-                raw = await self._reader.rest(receive, message.get("body", b""))
-                closing = isinstance(raw, Denied) and not (raw.status == 413 and await self._reader.skip(receive))
+                closing = not await self._skipped(headers, receive)
+            else:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise body.Gone  # noqa: TRY301 - one place answers for it, wherever a client goes away
+                raw: bytes | Denied = message.get("body", b"")
+                if message.get("more_body", False):
+                    raw = await self._reader.rest(receive, message.get("body", b""))
+                    if isinstance(raw, Denied):
+                        closing = raw.status != 413 or not await self._reader.skip(receive)
+                ready = raw if isinstance(raw, Denied) else self._event_of(target, headers, raw)
+                if isinstance(ready, Denied):
+                    said = ready
+                else:
+                    event, project = ready
+                    said = put_now(self._queue, event) if self._commit is None else await self._commit.put(event)
+                    if said is None:
+                        self._metrics.accepted(target.shown, project, 1, len(event.payload), perf_counter() - began)
         except body.Gone:
             self._note("disconnected", "the client went away before its body had arrived")
             return
-        stored = raw if isinstance(raw, Denied) else await self._store(target, headers, raw, began)
-        if stored is not None:
-            await self._refuse(send, stored, cors, closing=closing)
-            return
-        if cors:
-            await answers.answer(send, 204, cors)
-            return
-        await send(answers.NO_CONTENT)
-        await send(answers.END)
+        if said is None and b"origin" not in headers:
+            await send(answers.NO_CONTENT)
+            await send(answers.END)
+        elif said is None:
+            await answers.answer(send, 204, self._cors(headers))
+        else:
+            await self._refuse(send, said, self._cors(headers), closing=closing)
 
-    def _before_body(self, scope: Scope, headers: dict[bytes, bytes], origin: bytes | None) -> Denied | None:
+    def _needs_a_look(self, headers: dict[bytes, bytes]) -> bool:
+        """Tell whether something may be wrong before the body is read; a length of few digits is no large one."""
+        return (
+            self._always_looks
+            or b"origin" in headers
+            or len(headers.get(b"content-length", b"")) >= self._reader.digits_max
+        )
+
+    def _before_body(self, scope: Scope, headers: dict[bytes, bytes]) -> Denied | None:
         """Return what is known to be wrong before the body is read."""
-        if origin is not None or not self._access.needs_no_look:
+        if self._always_looks or b"origin" in headers:
             client = scope.get("client")
             denied = self._access.event_denied(headers, client[0] if client else "", monotonic())
             if denied is not None:
                 return denied
-        length = headers.get(b"content-length")
-        if length is not None and self._reader.is_too_large(length):
-            return self._reader.too_large
-        return None
+        return self._reader.too_large if self._reader.is_too_large(headers.get(b"content-length", b"0")) else None
 
-    async def _store(self, target: Target, headers: dict[bytes, bytes], raw: bytes, began: float) -> Denied | None:
-        """Store a body; None: the queue's durability holds."""
+    def _event_of(self, target: Target, headers: dict[bytes, bytes], raw: bytes) -> tuple[Event, str] | Denied:
+        """Return the event that a body is, and its project; or why it is none."""
+        if len(raw) > self._reader.body_bytes_max:
+            return self._reader.too_large
         if b"content-encoding" in headers:
             unpacked = self._reader.unpack(raw, headers[b"content-encoding"])
             if isinstance(unpacked, Denied):
@@ -154,18 +170,11 @@ class Ingest:
             errors = self._strict(batch)
             if errors:
                 return Denied(400, "strict", "the batch breaks the published schema", errors=tuple(errors))
-        if self._eu_hosts and self._eu_target is not None and host_of(headers.get(b"host", b"")) in self._eu_hosts:
-            target = self._eu_target
-        why_held = self._held(target.envelope.url)
-        if why_held:
-            return answers.unavailable("test_run", why_held)
+        if target.held:
+            return answers.unavailable("test_run", target.held)
+        project = batch.get("project_id")
         event = merge.cut(target.envelope, raw, batch) if self._merges else Event(target.envelope, raw)
-        said = self._put(event) if self._commit is None else await self._commit.put(event)
-        if said is None:
-            project = batch.get("project_id")
-            shown = project if type(project) is str else ""
-            self._metrics.accepted(target.shown, shown, 1, len(raw), perf_counter() - began)
-        return said
+        return event, project if type(project) is str else ""
 
     async def _skipped(self, headers: dict[bytes, bytes], receive: Receive) -> bool:
         """Read away the body of a request that is refused; False: its connection has to end."""
@@ -188,7 +197,10 @@ class Ingest:
         self._metrics.refused(reason)
         self._count_refused(reason, detail)
 
-    def _cors(self, origin: bytes) -> tuple[Header, ...]:
+    def _cors(self, headers: dict[bytes, bytes]) -> tuple[Header, ...]:
+        origin = headers.get(b"origin")
+        if origin is None:
+            return ()
         if not self._access.knows_origin(origin):
             return (_VARY,)
         return (
@@ -202,14 +214,14 @@ class Ingest:
         """Answer a preflight, or say that events are posted."""
         origin = headers.get(b"origin")
         if method != "OPTIONS":
-            await self._refuse(send, _NOT_POST, () if origin is None else self._cors(origin), closing=False)
+            await self._refuse(send, _NOT_POST, self._cors(headers), closing=False)
         elif origin is None or b"access-control-request-method" not in headers:
             await answers.answer(send, 204, [_ALLOW])
         elif not self._access.knows_origin(origin):
             await self._refuse(send, _NO_CORS, [_VARY], closing=False)
         else:
             more: list[Header] = [
-                *self._cors(origin),
+                *self._cors(headers),
                 (b"access-control-allow-methods", b"POST"),
                 (b"access-control-allow-headers", _PREFLIGHT_HEADERS),
                 (b"access-control-max-age", _PREFLIGHT_S),

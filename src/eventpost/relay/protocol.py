@@ -22,7 +22,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from email.utils import formatdate
 from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -30,7 +32,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from . import answers
-from .answers import ASGIApp, Denied, Receive, Scope, Send
+from .answers import ASGIApp, Denied, Header, Receive, Scope, Send
+from .cycle import Cycle
 
 LOOK_S: Final = 0.5
 STALLED_S: Final = 60.0
@@ -49,14 +52,30 @@ class Bounds:
         header_bytes_max: int,
         header_timeout_s: float,
         connections_max: int,
+        keep_alive_s: float,
+        paths: Collection[str],
         refuse: Callable[[str, str], Any],
     ) -> None:
         self.header_bytes_max = header_bytes_max
         self.header_timeout_s = header_timeout_s
         self.connections_max = connections_max
         self.connections_hard_max = connections_max + connections_max // 4 + 1
+        self.keep_alive_s = keep_alive_s
+        self.paths = {path.encode(): path for path in paths}
+        """The paths of events, which need no parsing, by the bytes of a request's first line."""
         self.refuse = refuse
         self.stopping = False
+        self._no_content = b""
+
+    def no_content(self) -> bytes:
+        """Return a whole answer 204."""
+        return self._no_content
+
+    def refresh(self) -> list[Header]:
+        """Return the headers of every answer: the date, which changes once a second."""
+        date = formatdate(usegmt=True).encode()
+        self._no_content = bytes(STATUS_LINE[204]) + b"date: " + date + b"\r\n\r\n"
+        return [(b"date", date)]
 
 
 class RelayProtocol(HttpToolsProtocol):
@@ -64,6 +83,7 @@ class RelayProtocol(HttpToolsProtocol):
 
     cycle: Any  # None before the first request, which uvicorn's own annotation leaves out
     pipeline: deque[Any]
+    scope: Any
 
     def __init__(
         self, bounds: Bounds, config: Config, server_state: ServerState, loop: asyncio.AbstractEventLoop
@@ -75,14 +95,18 @@ class RelayProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         """Of a header that is not complete: what came before the newest data."""
         self._data_bytes = 0
-        self._head_since: float | None = None
-        """When the wait for a header began, while there is one and no keep-alive timer runs."""
+        self._waits_since: float | None = None
+        """When the wait for a request, or for the rest of a header, began."""
         self._stalled_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types it
         """Take a connection, or turn it away."""
         super().connection_made(transport)
-        self._head_since = self.loop.time()
+        self._scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "server": self.server, "client": self.client, "scheme": self.scheme, "root_path": "",
+        }  # fmt: skip
+        self._waits_since = self.loop.time()
         count = len(self.connections)
         if count > self._bounds.connections_max:
             if count > self._bounds.connections_hard_max:
@@ -98,8 +122,6 @@ class RelayProtocol(HttpToolsProtocol):
         """Parse what came."""
         if self._broken:
             return
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         self._data_bytes = len(data)
         try:
             self.parser.feed_data(data)
@@ -111,31 +133,67 @@ class RelayProtocol(HttpToolsProtocol):
                 self._end_after(_NO_HTTP)
             return
         if self._in_head:
+            if not self._head_bytes:
+                self._waits_since = self.loop.time()
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.header_bytes_max:
                 self._end_after(_TOO_LARGE)
-        if self._head_since is None and (self._in_head or self._is_idle()):
-            self._head_since = self.loop.time()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.scope = {**self._scope, "headers": self.headers}
         self._in_head = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         """Hand a request to the application, unless its header is too large after all."""
         self._in_head = False
-        self._head_since = None
-        limit = self._bounds.header_bytes_max
-        if self._head_bytes + self._data_bytes > limit:
+        self._waits_since = None
+        bounds = self._bounds
+        if self._head_bytes + self._data_bytes > bounds.header_bytes_max:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > limit:
+            if size > bounds.header_bytes_max:
                 self._end_after(_TOO_LARGE)
                 raise ValueError(_TOO_LARGE.reason)  # ends the parser
-        super().on_headers_complete()
-        if self._bounds.stopping:
-            self.cycle.keep_alive = False
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        path = bounds.paths.get(self.url)
+        if path is None:
+            self._parse_url(scope)
+        else:
+            scope["path"], scope["raw_path"], scope["query_string"] = path, self.url, b""
+        waiting = self.cycle is not None and not self.cycle.response_complete
+        lasts = version != "1.0" and parser.should_keep_alive() and not bounds.stopping
+        self.cycle = Cycle(self, bounds.no_content, keep_alive=lasts)
+        if waiting:  # it came before the last one was answered: its turn will come
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
+
+    def _parse_url(self, scope: Any) -> None:
+        parsed = httptools.parse_url(self.url)
+        raw_path: bytes = parsed.path or b"/"
+        scope["path"] = unquote(raw_path.decode("ascii"))
+        scope["raw_path"] = raw_path
+        scope["query_string"] = parsed.query or b""
+
+    def on_response_complete(self) -> None:
+        """Go on with what waits in line, or wait for the next request."""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif not self._in_head:
+            self._waits_since = self.loop.time()
 
     def _is_idle(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
@@ -189,12 +247,14 @@ class RelayProtocol(HttpToolsProtocol):
         self._stalled_since = None
         if cycle is not None and cycle.more_body and not cycle.response_complete:
             cycle.message_event.set()
-        waits_s = 0.0 if self._head_since is None else now - self._head_since
-        if waits_s > self._bounds.header_timeout_s and (self._in_head or self._is_idle()):
-            if self._in_head:
+        if self._waits_since is None:
+            return
+        waits_s = now - self._waits_since
+        if self._in_head:
+            if waits_s > self._bounds.header_timeout_s:
                 self._end_after(_TOO_SLOW)
-            else:
-                self.transport.close()
+        elif waits_s > (self._bounds.header_timeout_s if cycle is None else self._bounds.keep_alive_s):
+            self.transport.close()
 
     def close_if_idle(self) -> None:
         """Close a connection that waits for a request."""

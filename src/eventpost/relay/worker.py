@@ -23,14 +23,12 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from email.utils import formatdate
 from typing import Final
 
 import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from .. import guard
 from ..doors.dispatcher import EventDispatcher
 from ..queues.journal import JournalQueue
 from . import commit, readiness
@@ -67,16 +65,18 @@ class Worker:
         self._ready = readiness.of_journal(self._queue, settings.bytes_max)
         self._state = ServerState()
         self._metrics = make_metrics(run_dir)
+        self._event_paths = frozenset(settings.prefix + path for path in (EVENTS, EU_EVENTS))
         self._bounds = Bounds(
             header_bytes_max=settings.header_bytes_max,
             header_timeout_s=settings.header_timeout_s,
             connections_max=settings.connections_max,
+            keep_alive_s=settings.keep_alive_s,
+            paths=self._event_paths,
             refuse=self._refuse,
         )
-        self._event_paths = frozenset(settings.prefix + path for path in (EVENTS, EU_EVENTS))
         self._config = Config(
             self._make_app(run_dir), interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # call_later takes fractions, too
+            proxy_headers=False, server_header=False,
         )  # fmt: skip
         self._config.load()
 
@@ -87,10 +87,9 @@ class Worker:
     def _make_app(self, run_dir: str) -> ASGIApp:
         settings = self._settings
         access = Access(settings.rules)
-        queue, held = self._queue, _held_here({settings.us_url, settings.eu_url})
         ingest = Ingest(
-            put=lambda event: commit.put_now(queue, (event,)),
-            commit=self._commit,
+            queue=self._queue,
+            group=self._commit,
             reader=Reader(
                 body_bytes_max=settings.body_bytes_max,
                 bodies_bytes_max=settings.bodies_bytes_max,
@@ -103,7 +102,6 @@ class Worker:
             eu_hosts=settings.eu_host,
             eu_target=Target.to(settings.eu_url),
             merges=settings.merge,
-            held=held.get,
         )
         return RelayApp(
             ingest,
@@ -124,6 +122,7 @@ class Worker:
             sock=listener, backlog=BACKLOG, ssl=context,
             ssl_handshake_timeout=None if context is None else self._settings.header_timeout_s,
         )  # fmt: skip
+        self._state.default_headers = list(self._bounds.refresh())
         looking = loop.create_task(self._look())
         gc.freeze()  # what the start made lives as long as the process: no collection need look at it again
         ready()
@@ -139,7 +138,7 @@ class Worker:
     async def _look(self) -> None:
         """Now and then: the date header, and what is due on connections."""
         while True:
-            self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+            self._state.default_headers = list(self._bounds.refresh())
             now = self._loop.time()
             for connection in list(self._state.connections):
                 if isinstance(connection, RelayProtocol):
@@ -172,14 +171,6 @@ class Worker:
     def _under_way(self) -> int:
         """Count the requests with events that are not answered; a page that listens for news holds up no stop."""
         return sum(one.is_busy(self._event_paths) for one in self._connections())
-
-
-def _held_here(urls: set[str]) -> dict[str, str]:
-    """Return why events may not go to these URLs from here: a test run does not send to Optimizely."""
-    evidence = guard.evidence()
-    if evidence is None:
-        return {}
-    return {url: f"{evidence}; {guard.LIFTED_BY}" for url in urls if guard.is_optimizely(url)}
 
 
 def raise_descriptors(wanted: int) -> int:
