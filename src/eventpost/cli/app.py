@@ -12,6 +12,7 @@ from rich.progress import Progress
 from ..errors import JournalUnusable
 from ..queues.journal import inspect
 from ..queues.journal.repair import repair as mend
+from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
 from .purge import TIMEOUT_S, run_purge
@@ -93,7 +94,7 @@ def status(journal: Journal, *, json_: Json = False) -> None:
         show.say_json(inspect.as_dict(counted))
     else:
         show.show_status(counted)
-    if show.needs_a_person(counted):
+    if needs_a_person(counted):
         raise typer.Exit(1)
 
 
@@ -112,7 +113,7 @@ def tail(
     followed = inspect.Tail(inspect.open_folder(journal))
     seen = followed.look(last)
     while True:
-        rows = [show.seen_as_dict(one, visitor_ids=visitor_ids) for one in seen]
+        rows = [seen_as_dict(one, visitor_ids=visitor_ids) for one in seen]
         if json_:
             show.say_json_lines(rows)
         else:

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from ..queues.journal import inspect
 from ..queues.journal.dead import DeadLetter
+from ..queues.journal.shown import letter_as_dict
 from . import show
 
 app = typer.Typer(
@@ -35,9 +36,7 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 @app.command("list")
 def list_(journal: Journal, *, json_: Json = False, visitor_ids: VisitorIds = False) -> None:
     """List the dead letters, oldest first."""
-    rows = [
-        show.letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in inspect.dead_letters(journal)
-    ]
+    rows = [letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in inspect.dead_letters(journal)]
     if json_:
         show.say_json(rows)
     elif not rows:
@@ -58,7 +57,7 @@ def show_(
     letter = next((one for one in inspect.dead_letters(journal) if one.id == id_), None)
     if letter is None:
         raise KeyError(id_)
-    value = show.letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
+    value = letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
     if json_:
         show.say_json(value)
         return
@@ -127,7 +126,7 @@ def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) 
     """Yield the text of an export, piece by piece, with the letters so far: there may be more than memory holds."""
     count = 0
     for count, letter in enumerate(letters, 1):
-        value = show.letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
+        value = letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
         if array:
             yield count, ("[\n" if count == 1 else ",\n") + textwrap.indent(json.dumps(value, indent=2), "  ")
         else:

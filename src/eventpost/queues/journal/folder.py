@@ -292,6 +292,19 @@ class Folder:
         return header, count_outcomes(settled)
 
 
+def open_folder(path: str | os.PathLike[str]) -> Folder:
+    """Return the folder of a journal.  Raises FileNotFoundError if it is none, JournalUnusable if it can't be used."""
+    try:
+        found = stat.S_ISDIR(os.stat(os.path.join(resolved(path), "segments")).st_mode)
+    except PermissionError:
+        found = True  # not ours to see: below it is said whose it is
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        raise FileNotFoundError(2, "no journal here (no folder named segments in it); check the path", os.fspath(path))
+    return Folder(path, disk=None, gid=None, allow_network_fs=True)
+
+
 def resolved(path: str | bytes | os.PathLike[str]) -> str:
     """Return the absolute path without links; ``~`` is the home folder.  Raises ValueError or TypeError."""
     name = os.path.expanduser(os.fsdecode(path))

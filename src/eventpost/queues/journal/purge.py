@@ -127,6 +127,7 @@ class _Purge:
         rounds = 0
         while (self._look(first=not rounds) or (self.earlier and not rounds)) and rounds < _ROUNDS_MAX:
             rounds += 1
+            self._watch()
             self._write_down()
             self._carry_out()
             while (self.earlier or self.todo) and self.clock.monotonic() < self.deadline:
@@ -141,6 +142,13 @@ class _Purge:
         for file in sorted({*self.earlier, *self.todo}):
             places = len(self.earlier.get(file, ())) + len(self.todo.get(file, ()))
             self.result.left.append(Left(file, places, self.why[file]))
+
+    def _watch(self) -> None:
+        """Open the segments: of one that somebody else is done with, and removes, this tells what became of it."""
+        for file in (*self.earlier, *self.todo):
+            if file.startswith("segments/") and file not in self.watched and len(self.watched) < _WATCHED_MAX:
+                with suppress(FileNotFoundError):
+                    self.watched[file] = self.folder.disk.open(f"{self.folder.path}/{file}", write=False)
 
     def _write_down(self) -> None:
         """Say what is to be done; there is one place for a record."""
@@ -280,9 +288,6 @@ class _Purge:
             done = _why(error)
         if isinstance(done, str):
             self.why[file] = f"{done} {_NO_ANSWER}" if file.startswith("segments/") else done
-            if file.startswith("segments/") and file not in self.watched and len(self.watched) < _WATCHED_MAX:
-                with suppress(FileNotFoundError):
-                    self.watched[file] = self.folder.disk.open(f"{self.folder.path}/{file}", write=False)
         else:
             places[file] = []
             if counted:
