@@ -89,7 +89,7 @@ class Erasing:
                 wholes = [one.ordinal for one in there if one.whole]
                 self.claims.lose("purged", self.claims.purged.add(writer, wholes))
                 for place in there:
-                    erase.erase(disk, fd, place)
+                    erase.erase(disk, fd, place, writer.header)
                 if there:
                     disk.datasync(fd)
             finally:
@@ -102,7 +102,7 @@ class Erasing:
         touched = False
         for place in places:
             if place.at < end and self._settle(cursor, place, waiting):
-                erase.erase(disk, cursor.fd, place)
+                erase.erase(disk, cursor.fd, place, cursor.header)
                 touched = True
         if touched:
             cursor.buffer = b""  # it may hold what was erased
