@@ -64,7 +64,8 @@ class Erasing:
         claims = self.claims
         with claims.lock:
             cursors = {cursor.name: cursor for cursor in claims.open}
-            unopened = {writer.name: writer for lane in list(claims.lanes.values()) for writer in list(lane.own)}
+            own = [writer for lane in list(claims.lanes.values()) for writer in list(lane.own)]
+            unopened = {writer.name: writer for writer in own if writer.header.sender}  # others are anybody's
             for file, places in asked.items():
                 name = file.removeprefix(_SEGMENTS)
                 if name in cursors:
