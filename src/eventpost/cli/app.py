@@ -15,6 +15,8 @@ from ..queues.journal.repair import repair as mend
 from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
+from .micro import LISTEN as MICRO_LISTEN
+from .micro import run_micro
 from .purge import TIMEOUT_S, run_purge
 from .relay import Config, make_token, run_relay, settings_or_usage
 from .relay_options import with_settings
@@ -69,6 +71,24 @@ def send(
 def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
     """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
     raise typer.Exit(run_relay(settings_or_usage(flags, config)))
+
+
+@app.command()
+def micro(
+    *,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Address and port to listen on; port 0: any free one.")
+    ] = MICRO_LISTEN,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Answer 400 to a batch that breaks the published description.")
+    ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Listen beyond loopback, for anyone who can connect.")
+    ] = False,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many events, and bad requests, are kept.")] = 100_000,
+) -> None:  # fmt: skip
+    """Be an endpoint for a test suite: takes what the relay takes, keeps it, and fails when told to; until Ctrl-C."""
+    raise typer.Exit(run_micro(listen, strict=strict, open_=open_, keep=keep))
 
 
 @app.command("relay-token")
