@@ -257,6 +257,23 @@ def test_a_poison_event_that_gets_5xx_is_found_while_others_are_taken() -> None:
     assert world.queue.dead_letters()[0].reason == "server_error"
 
 
+def test_missing_answers_do_not_make_a_5xx_the_last() -> None:
+    """Five 5xx are five answers that say so: an event that met four timeouts and a 503, while others went, is kept."""
+    outcomes = iter([*[TransportError("timeout", "")] * 4, Response(503), *[TransportError("reset", "")] * 4])
+
+    def answer(request: Request) -> Outcome:
+        return next(outcomes, Response(204)) if request.body == b"7" else Response(204)
+
+    world = World(answer)
+    world.queue.put(log_events(7))
+    for at in range(1000, 1600):
+        world.queue.put(log_events(at))
+        world.run(0.5)
+    stats = world.queue.stats()
+    assert (stats.delivered, stats.dead) == (601, 0)
+    assert next(outcomes, None) is None
+
+
 def test_a_poison_event_is_found_also_when_nothing_else_comes() -> None:
     """The probes of the breaker, one event each, are the others that the endpoint takes."""
     world = World(lambda request: Response(500) if 37 in numbers(request.body) else Response(204))

@@ -243,8 +243,10 @@ class Sender:
         self._in_flight -= 1
         self._in_flight_bytes -= batch.size
         alone = len(batch.leases) == 1
-        failures, took_others = lane.suspect(batch) if blames_event(outcome) else (0, False)
-        history = History(batch.attempts, lane.refusals, failures, took_others)
+        errors, took_others = 0, False
+        if blames_event(outcome):
+            errors, took_others = lane.suspect(batch, answered=isinstance(outcome, Response))
+        history = History(batch.attempts, lane.refusals, errors, took_others)
         verdict = judge(self._policy, outcome, history, alone=alone, now_epoch_s=self._clock.time())
         if isinstance(verdict, Delivered):
             self._deliver(lane, batch, verdict.status, outcome.elapsed_s)
