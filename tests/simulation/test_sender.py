@@ -360,6 +360,22 @@ def test_a_429_with_retry_after_closes_the_tap() -> None:
     assert world.queue.stats().delivered == 49
 
 
+def test_a_rate_limit_that_takes_some_is_left_alone_for_as_long_as_it_asks() -> None:
+    """Of four requests in flight one is told to come back in two minutes, the others are taken: nothing goes before."""
+    world = World(hold=True)
+    world.queue.put(log_events(*range(50)))
+    world.step()
+    limited, *taken = list(world.transport.under_way)
+    world.transport.complete(limited, Response(429, retry_after="120"))
+    for request in taken:
+        world.transport.complete(request)
+    world.run(119.9)
+    assert (len(world.bodies), world.queue.stats().delivered) == (4, 3)
+    world.transport.hold = False
+    world.run(30.0)
+    assert world.queue.stats().delivered == 50
+
+
 # -- lanes and flow
 
 

@@ -249,7 +249,7 @@ class Sender:
         history = History(batch.attempts, lane.refusals, errors, took_others)
         verdict = judge(self._policy, outcome, history, alone=alone, now_epoch_s=self._clock.time())
         if isinstance(verdict, Delivered):
-            self._deliver(lane, batch, verdict.status, outcome.elapsed_s)
+            self._deliver(lane, batch, verdict.status, outcome.elapsed_s, now)
         elif isinstance(verdict, RetryLater):
             self._retry(lane, batch, verdict, now)
         elif isinstance(verdict, Hold):
@@ -271,12 +271,12 @@ class Sender:
             lane.breaker.probe_vanished()
         self._settlement.release([lease for lease in batch.leases if lease.live], self._delay_s(batch))
 
-    def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float) -> None:
+    def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float, now: float) -> None:
         self._settlement.deliver(batch.leases)
         lane.deliveries += 1
         lane.refusals = 0
         lane.acquit(batch)
-        self._tell(lane, lane.breaker.delivered(backlog=lane.backlog))
+        self._tell(lane, lane.breaker.delivered(now, backlog=lane.backlog, probe=batch.probe))
         self._emit(DeliveredSignal(lane.endpoint, len(batch.leases), status, elapsed_s, batch.attempts))
 
     def _retry(self, lane: Lane, batch: Batch, verdict: RetryLater, now: float) -> None:
