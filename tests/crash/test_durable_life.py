@@ -66,6 +66,37 @@ def test_exit_does_not_wait_for_an_endpoint_that_is_left_alone(tmp_path: Path) -
     assert "dropped" not in err
 
 
+def test_exit_does_not_wait_for_a_probe_that_hangs(collector: Collector, tmp_path: Path) -> None:
+    """Nor for another endpoint's sake: one that is well and idle changes nothing."""
+    code = """
+        import socket
+        hole = socket.socket()
+        hole.bind(('127.0.0.1', 0))  # refuses, until it listens; then it hangs
+        down = f'http://127.0.0.1:{hole.getsockname()[1]}/v1/events'
+        d = EventDispatcher(JournalQueue(PATH), timeout_s=25, close_timeout_s=30)
+        put(d, 'well', 1)
+        assert d.flush(5).delivered == 1
+        for at in range(50):
+            assert d.dispatch_event(LogEvent(down, event(f'a{at}').params))
+
+        def wait_for(state):
+            deadline = time.monotonic() + 10
+            while d._sender._lanes[down].breaker.state != state and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert d._sender._lanes[down].breaker.state == state
+
+        while down not in d._sender._lanes:
+            time.sleep(0.005)
+        wait_for('open')
+        hole.listen(64)
+        wait_for('half_open')
+        print(time.monotonic())
+    """
+    out, err = ended(start(code, collector.url, tmp_path / "journal"))
+    assert time.monotonic() - float(out) < 12
+    assert "dropped" not in err
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_loses_nothing(collector: Collector, tmp_path: Path, end: signal.Signals) -> None:
     """Python's default handler for SIGTERM runs nothing at all; the next process delivers what is left."""

@@ -59,8 +59,9 @@ class EventDispatcher:
         batch_events_max: events in one request.
         batch_bytes_max: bytes of a shared request's body, at most 3,000,000.
         linger_s: seconds that a visitor which may find company waits for it; a LogEvent never waits.
-        in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands.
-        in_flight_bytes_max: ceiling on the bytes of their bodies.
+        in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands. A
+            few are kept free for other endpoints, so that one which hangs holds up none.
+        in_flight_bytes_max: ceiling on the bytes of their bodies; exceeded by a request for each endpoint at most.
         timeout_s: seconds for one request in total, DNS included.
         close_timeout_s: seconds that the end of the process waits for a drain, and the default of :meth:`close`.
         merge_log_events: let LogEvents with equal URL, headers and envelope share requests.

@@ -29,14 +29,16 @@ class Lane:
     """One endpoint's breaker, batches and memory.
 
     ``url`` is what the queue knows it by, ``endpoint`` where its requests go (the same, unless the sender was told).
-    ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``solo``: the last
-    event that was claimed shares a request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by
+    ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``delayed_until``:
+    what was given back is due by then, in monotonic seconds.  ``solo``: the last event that was claimed shares a
+    request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by
     hash of a payload that failed, how often it did while others were delivered, how often of these with an answer, and
     ``deliveries`` at the last time.
     """
 
     __slots__ = (
-        "backlog", "breaker", "deliveries", "endpoint", "flying", "former", "refusals", "solo", "suspects", "url",
+        "backlog", "breaker", "delayed_until", "deliveries", "endpoint", "flying", "former", "refusals", "solo",
+        "suspects", "url",
     )  # fmt: skip
 
     def __init__(self, url: str, policy: RetryPolicy, limits: Limits, endpoint: str | None = None) -> None:
@@ -46,6 +48,7 @@ class Lane:
         self.former = Former(limits.batch_events_max, limits.batch_bytes_max)
         self.flying: set[Batch] = set()
         self.backlog = False
+        self.delayed_until = 0.0
         self.solo = False
         self.deliveries = 0
         self.refusals = 0
