@@ -74,6 +74,8 @@ class Sender:
         self._start_from_zero()
 
     def _start_from_zero(self) -> None:
+        self.end_by = inf
+        """When requests that begin now have to have ended, in monotonic seconds: who drives this has no longer."""
         self._lanes: dict[str, Lane] = {}
         self._in_flight = InFlight(self._limits)
         self._settlement = Settlement(self._queue, self._emit)
@@ -207,7 +209,10 @@ class Sender:
         self._in_flight.add(lane, batch)
         try:
             envelope = batch.envelope if self._send_to is None else batch.envelope._replace(url=self._send_to)
-            self._transport.start(Request(envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
+            timeout_s = self._limits.timeout_s
+            if self.end_by < inf:
+                timeout_s = min(timeout_s, max(0.001, self.end_by - self._clock.monotonic()))
+            self._transport.start(Request(envelope, body, batch, timeout_s, len(batch.leases)))
         except BaseException:
             self._salvage(batch)
             raise

@@ -86,7 +86,7 @@ class PoolTransport(ThreadedTransport):
     that are not there; a bundle that can't be read is told by each request, as kind "tls".
     """
 
-    inline_is_bounded = True
+    inline_is_bounded = True  # but for a lookup that hangs and an answer that drips: there nobody is left to end it
     is_guarded = True
     """Sends nothing to Optimizely from a test run."""
 
