@@ -377,7 +377,9 @@ class EventDispatcher:
         for observer in self._observers:
             try:
                 observer(signal)
-            except Exception:  # noqa: BLE001 - logged; an observer's mistake costs nothing else
+            except KeyboardInterrupt:  # a person's, and not the observer's
+                raise
+            except BaseException:  # noqa: BLE001 - logged; an observer's mistake, sys.exit too, costs nothing else
                 _log.exception("eventpost: an observer failed")
 
     def after_fork_in_child(self) -> None:

@@ -226,7 +226,9 @@ class Sender:
         for listener in list(self._on_request):
             try:
                 listener(batch.envelope, body)
-            except Exception as error:  # noqa: BLE001 - a listener's mistake costs nothing else
+            except KeyboardInterrupt:  # a person's, while close() drives this
+                raise
+            except BaseException as error:  # noqa: BLE001 - a listener's mistake, sys.exit too, costs nothing else
                 self._emit(Trouble("a listener to requests failed", type(error).__name__))
 
     # -- what came back
