@@ -148,6 +148,7 @@ class CurlTransport:
         self._waiting = False
         self._woken = False
         self._lookup_stuck = False
+        self._checks_failed = 0
         self._doubted: dict[str, float] = {}
         """When requests to a URL failed without a word, in monotonic seconds; forgotten with its next answer."""
 
@@ -258,10 +259,6 @@ class CurlTransport:
         set_option(pycurl.HTTP_VERSION, version)
         set_option(pycurl.SSL_VERIFYPEER, 1)
         set_option(pycurl.SSL_VERIFYHOST, 2)
-        path = self._authorities.path
-        if path is not None:
-            set_option(pycurl.CAPATH if self._authorities.is_directory else pycurl.CAINFO, path)
-            set_option(pycurl.PROXY_CAPATH if self._authorities.is_directory else pycurl.PROXY_CAINFO, path)
         if self._client_cert is not None:
             set_option(pycurl.SSLCERT, self._client_cert)
             set_option(pycurl.SSLKEY, self._client_key or self._client_cert)
@@ -274,7 +271,7 @@ class CurlTransport:
         verb = envelope.verb
         url = target(envelope, request.body)
         names_s, life_s = self._believed_s(envelope.url)
-        config = (url, verb, envelope.headers, request.timeout_s, names_s, life_s)
+        config = (url, verb, envelope.headers, request.timeout_s, names_s, life_s, self._checks_failed)
         set_option = slot.curl.setopt
         if slot.config != config:
             slot.config = None
@@ -285,6 +282,10 @@ class CurlTransport:
             set_option(pycurl.DNS_CACHE_TIMEOUT, names_s)
             if _HAS_MAX_LIFETIME:
                 set_option(pycurl.MAXLIFETIME_CONN, life_s)
+            path = self._authorities.spelled(self._checks_failed)
+            if path is not None:
+                set_option(pycurl.CAPATH if self._authorities.is_directory else pycurl.CAINFO, path)
+                set_option(pycurl.PROXY_CAPATH if self._authorities.is_directory else pycurl.PROXY_CAINFO, path)
             set_option(pycurl.TIMEOUT_MS, max(1, int(request.timeout_s * 1000)))
             set_option(pycurl.PIPEWAIT, 1 if self._http2 and url[:6].lower() == "https:" else 0)
             slot.curl.unsetopt(pycurl.CUSTOMREQUEST)
@@ -352,6 +353,7 @@ class CurlTransport:
         if is_lookup_timeout(code, message):
             self._lookup_stuck = True
         kind, text = fault(code, message, self._authorities.remedy())
+        self._checks_failed += kind == "tls"  # the next one reads the bundle again: it may have been mended
         if kind in ("dns", "timeout") and len(self._doubted) < DOUBTED_MAX:
             self._doubted[request.envelope.url] = time.monotonic()
         return TransportError(kind, f"{shown_url(request.envelope.url)}: {text}", elapsed_s)
