@@ -1,6 +1,7 @@
 """The ends of processes whose queue is a journal: nothing is lost, and nobody waits for an endpoint that is down."""
 
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -95,6 +96,16 @@ def test_exit_does_not_wait_for_a_probe_that_hangs(collector: Collector, tmp_pat
     out, err = ended(start(code, collector.url, tmp_path / "journal"))
     assert time.monotonic() - float(out) < 12
     assert "dropped" not in err
+
+
+def test_exit_says_what_it_waits_for_and_what_becomes_of_it(tmp_path: Path) -> None:
+    """While the endpoint may still answer: how many, for how long, how to leave at once, and that nothing is lost."""
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        url = f"http://127.0.0.1:{hole.getsockname()[1]}/v1/events"
+        code = "d = EventDispatcher(JournalQueue(PATH), close_timeout_s=1)\nput(d, 'a', 7)"
+        _, err = ended(start(code, url, tmp_path / "journal"))
+    line = "7 events pending, waiting up to 1 s for them; Ctrl-C to leave at once (they stay in the queue)"
+    assert err.splitlines() == [f"eventpost: {line}"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
