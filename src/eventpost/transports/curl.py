@@ -63,11 +63,14 @@ FD_MARGIN: Final = 64
 _POLLIN: Final = 1  # <poll.h>, the same on every system; a patched select module lacks the names
 _POLLOUT: Final = 4
 _BODY_KEPT_BYTES: Final = 16 * 1024
-_FEATURES: Final[int] = pycurl.version_info()[4]
+_LIBCURL, _FEATURES = pycurl.version_info()[2], pycurl.version_info()[4]
 _HAS_HTTP2: Final = bool(_FEATURES & 1 << 16)
-_HAS_MAX_LIFETIME: Final = hasattr(pycurl, "MAXLIFETIME_CONN")  # libcurl 7.80; pycurl may be built on an older one
-LOOKUPS_HAVE_DEADLINE: Final = bool(_FEATURES & 1 << 7)
-"""Whether this libcurl looks names up beside the transfers (wheels do); without it a lookup stops everything."""
+_LOOKUPS_APART: Final = 1 << 7
+if not (hasattr(pycurl, "RETRY_AFTER") and _LIBCURL >= 0x08_10_00 and _FEATURES & _LOOKUPS_APART):
+    # Before pycurl 7.48 nothing tells of Retry-After without a callback for each header; before libcurl 8.16 (8.12 was
+    # tried) a transfer whose time is over waits for its lookup, and everything with it.
+    msg = f"too old for what Eventpost needs: {pycurl.version}; pycurl 7.48 and libcurl 8.16 are not"
+    raise ImportError(msg)
 
 
 class _Slot:
@@ -252,8 +255,7 @@ class CurlTransport:
         set_option(pycurl.FOLLOWLOCATION, 0)
         set_option(pycurl.PATH_AS_IS, 1)
         set_option(pycurl.TCP_KEEPALIVE, 1)
-        if hasattr(pycurl, "UPLOAD_BUFFERSIZE"):  # 7.62; each of hundreds of handles holds one, and 64 KiB is no faster
-            set_option(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)
+        set_option(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)  # one for each handle, and 64 KiB is no faster
         set_option(pycurl.WRITEFUNCTION, slot.write)
         version = pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1
         set_option(pycurl.HTTP_VERSION, version)
@@ -280,12 +282,8 @@ class CurlTransport:
             lines = [f"{name}: {value}" if value else f"{name};" for name, value in pairs]
             set_option(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*lines, "Expect:")])
             set_option(pycurl.DNS_CACHE_TIMEOUT, names_s)
-            if _HAS_MAX_LIFETIME:
-                set_option(pycurl.MAXLIFETIME_CONN, life_s)
-            path = self._authorities.spelled(self._checks_failed)
-            if path is not None:
-                set_option(pycurl.CAPATH if self._authorities.is_directory else pycurl.CAINFO, path)
-                set_option(pycurl.PROXY_CAPATH if self._authorities.is_directory else pycurl.PROXY_CAINFO, path)
+            set_option(pycurl.MAXLIFETIME_CONN, life_s)
+            self._trust(slot.curl)
             set_option(pycurl.TIMEOUT_MS, max(1, int(request.timeout_s * 1000)))
             set_option(pycurl.PIPEWAIT, 1 if self._http2 and url[:6].lower() == "https:" else 0)
             slot.curl.unsetopt(pycurl.CUSTOMREQUEST)
@@ -298,6 +296,17 @@ class CurlTransport:
             slot.config = config
         if verb != "GET":
             set_option(pycurl.POSTFIELDS, request.body)
+
+    def _trust(self, curl: pycurl.Curl) -> None:
+        """Trust our authorities and nobody else: some libcurls are built with a place of their own beside the other."""
+        path = self._authorities.spelled(self._checks_failed)
+        if path is None:
+            return
+        places = (pycurl.CAINFO, pycurl.CAPATH), (pycurl.PROXY_CAINFO, pycurl.PROXY_CAPATH)
+        for bundle, folder in places:
+            this, other = (folder, bundle) if self._authorities.is_directory else (bundle, folder)
+            curl.setopt(this, path)
+            curl.unsetopt(other)
 
     def _believed_s(self, url: str) -> tuple[int, int]:
         """Return for how many seconds a name, also one that could not be resolved, and a connection are good."""
