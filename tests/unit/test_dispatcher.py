@@ -1,5 +1,6 @@
 """The dispatcher: what it takes, what it refuses, what it says, and how it ends."""
 
+import asyncio
 import inspect
 import logging
 import os
@@ -288,6 +289,32 @@ def test_an_observer_may_do_anything(transport: BlockingTransport, caplog: pytes
     report = dispatcher.close(5)
     assert (report.accepted, report.delivered) == (2, 2)
     assert "an observer failed" in caplog.text
+
+
+@pytest.mark.parametrize("mistake", [SystemExit(1), asyncio.CancelledError()])
+def test_nothing_that_is_called_on_the_senders_thread_ends_it(
+    transport: BlockingTransport, caplog: pytest.LogCaptureFixture, mistake: BaseException
+) -> None:
+    """An observer, or a listener to requests, that calls sys.exit: a thread would end without a word."""
+
+    def fail(*_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise mistake
+
+    answers = iter([Response(401), Response(503)])
+    transport.answer = lambda _: next(answers, Response(204))
+    policy = RetryPolicy(first_s=0.01, breaker_first_s=0.01, breaker_max_s=0.01)
+    dispatcher = EventDispatcher(transport=transport, observers=[fail], retry=policy)
+    dispatcher.on_request.append(fail)
+    assert dispatcher.dispatch_event(log_event())
+    deadline = time.monotonic() + 5
+    while dispatcher.stats().delivered < 1 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert dispatcher.stats().delivered == 1
+    assert dispatcher._thread._running
+    assert "an observer failed" in caplog.text
+    assert "a listener to requests failed" in caplog.text
+    dispatcher.close(5)
 
 
 def test_the_sender_goes_on_after_a_surprise(dispatcher: EventDispatcher, transport: BlockingTransport) -> None:
