@@ -66,7 +66,7 @@ class Side:
         arguments = [
             sys.executable, "-m", "eventpost.cli.demo_traffic", "--endpoint", self.collector.url,
             "--rate", str(VISITS_PER_S), "--seed", str(self.started),
-            "--witness", str(self.folder / f"taken-{self.started}"),
+            "--witness", str(self.folder / f"taken-{self.started}"), "--parent", str(os.getpid()),
         ]  # fmt: skip
         if self.journal is not None:
             arguments += ["--journal", str(self.journal)]
@@ -304,6 +304,7 @@ def run_demo(*, keep: bool) -> int:
     if find_spec("optimizely") is None:
         show.say("The demo runs the real Optimizely client: pip install 'eventpost[optimizely]'", to=show.err)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like that, too, it leaves nothing behind
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"  # nothing here leaves this machine
     with scene(keep=keep) as sides:
         try:

@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--journal")
     parser.add_argument("--rate", type=float, required=True, help="visits a second")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="the demo's process")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # a refused connection is part of the show
     told: list[int] = []  # an Event's lock may be the very one that the signal interrupts
@@ -90,15 +91,16 @@ def main() -> int:
     datafile = files("eventpost").joinpath("demo_datafile.json").read_text("utf-8")
     client = optimizely.Optimizely(datafile, event_processor=Witness(inner, options.witness))
     known = json.loads(datafile)
-    visit(client, known, options.rate, random.Random(options.seed), told)
+    visit(client, options, known, told)
     client.close()
     if dispatcher is not None:
         dispatcher.close(timeout_s=CLOSE_TIMEOUT_S)
     return 0
 
 
-def visit(client: Any, known: dict[str, Any], rate: float, chance: random.Random, told: list[int]) -> None:
-    """Let visitors come in at ``rate`` a second until ``told`` something: each gets a decision, and some convert."""
+def visit(client: Any, options: argparse.Namespace, known: dict[str, Any], told: list[int]) -> None:
+    """Let visitors come in until ``told`` something: each gets a decision, and some convert."""
+    chance = random.Random(options.seed)
     flags = [flag["key"] for flag in known["featureFlags"]]
     conversions = [event["key"] for event in known["events"]]
     due = time.monotonic()
@@ -111,7 +113,9 @@ def visit(client: Any, known: dict[str, Any], rate: float, chance: random.Random
             user.track_event(
                 chance.choice(conversions), {"revenue": chance.randrange(10_000), "value": chance.random()}
             )
-        due += 1 / rate
+        if os.getppid() != options.parent:
+            os._exit(1)  # the demo was killed: nobody looks on, and nobody would tell it to end
+        due += 1 / options.rate
         time.sleep(max(0.0, due - time.monotonic()))
 
 
