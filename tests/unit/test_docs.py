@@ -142,6 +142,17 @@ def test_security_tells_of_the_pycurl_that_is_tested_with():
     assert f"PycURL/{pinned} libcurl/" in text("SECURITY.md")
 
 
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_use_what_is_public(example):
+    """Each module that an example imports from is one that docs/versioning.md promises to keep."""
+    page = text("docs/versioning.md")
+    tree = ast.walk(ast.parse(example.read_text("utf-8")))
+    modules = {node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module}
+    ours = {module for module in modules if module.startswith("eventpost.")}
+    assert ours
+    assert {module for module in ours if f"`{module}`" not in page and f"`{module}.__all__`" not in page} == set()
+
+
 def test_no_page_names_a_machine():
     """No absolute path of somebody's machine stands in a page."""
     for page in PAGES:
