@@ -60,7 +60,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "uvloop": ("testing",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
-READS_ENVIRONMENT = ("settings", "guard", "transports.tls")  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
+# tls: REQUESTS_CA_BUNDLE and its kind are not ours to name; demo: tells its processes to go past any proxy.
+READS_ENVIRONMENT = ("settings", "guard", "transports.tls", "cli.demo")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -1,7 +1,8 @@
 """How things look, and what is masked.
 
 What lies in a journal was written by others: control characters never reach the terminal, rich's markup is never read
-from data, URLs are shown without user, password and query, and visitor ids are masked unless asked for.
+from data, URLs are shown without user, password and query, and visitor ids are masked unless asked for, wherever a
+payload repeats them.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ def size(bytes_: int) -> str:
     return f"{bytes_ / 1024**steps:.1f} {('KiB', 'MiB', 'GiB')[steps - 1]}"
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number of things for people."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def age(seconds: float | None) -> str:
     """Return a duration for people."""
     if seconds is None:
@@ -110,8 +116,8 @@ def show_status(status: FolderStatus) -> None:
         say("this sum does not close", style="bold red")
     oldest = f", the oldest waiting for {age(status.oldest_age_s)}" if status.queued else ""
     say(
-        f"{status.segments} segments, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; "
-        f"{status.writers} processes at work{oldest}"
+        f"{count(status.segments, 'segment')}, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; "
+        f"{count(status.writers, 'process', 'processes')} at work{oldest}"
     )
     if status.lanes:
         lanes = table("endpoint", "#queued", "#stored", "#oldest")
@@ -132,9 +138,9 @@ def needs_a_person(status: FolderStatus) -> list[str]:
     """Return what in a folder does not mend itself."""
     lines = list(status.trouble)
     if status.newer:
-        lines.append(f"{status.newer} segments are of a newer format: left alone; a newer release delivers them")
+        lines.append(f"{count(status.newer, 'segment')} of a newer format: left alone; a newer release delivers them")
     if status.bad:
-        lines.append(f"{status.bad} damaged places were set aside in {status.path}/bad: look at them, then remove them")
+        lines.append(f"{count(status.bad, 'damaged place')} set aside in {status.path}/bad: look at it, then remove it")
     if not status.closes:
         lines.append("the sum does not close: run `eventpost verify`")
     return lines
@@ -170,15 +176,37 @@ def payload(event: Event, *, visitor_ids: bool) -> Any:
         value = json.loads(event.payload)
     except ValueError:
         return f"<{len(event.payload)} bytes that are no JSON; --visitor-ids shows them>"
-    return _masked(value)
+    return _masked(value, sorted(_ids(value), key=len, reverse=True))
 
 
-def _masked(value: Any) -> Any:
+def _ids(value: Any) -> set[str]:
+    """Return the visitor and session ids in a payload that are long enough to mean somebody."""
+    found: set[str] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            found |= {str(inner) for key, inner in one.items() if key in MASKED and isinstance(inner, (str, int))}
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+    return {one for one in found if len(one) >= QUOTED_MIN}
+
+
+def _masked(value: Any, ids: list[str]) -> Any:
+    """Return a payload without its ids, which attributes and tags may repeat; what names things, not people, stays."""
     if isinstance(value, dict):
-        return {key: MASK if key in MASKED else _masked(inner) for key, inner in value.items()}
+        return {
+            key: MASK if key in MASKED else inner if key in NAMES and isinstance(inner, str) else _masked(inner, ids)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_masked(inner) for inner in value]
-    return value
+        return [_masked(inner, ids) for inner in value]
+    if isinstance(value, str):
+        for one in ids:
+            value = value.replace(one, MASK)
+        return value
+    return MASK if type(value) is int and str(value) in ids else value
 
 
 def _masked_text(text: str, event: Event) -> str:
