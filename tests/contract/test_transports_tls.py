@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import trustme
 from tests.support import missing
 
+from eventpost import EventDispatcher, LogEvent, RetryPolicy
 from eventpost.testing import Collector, Reply
 from eventpost.testing.transport_contract import OneShotServer, free_port, kind, outcome_of, request_to, status_of
 from eventpost.transports.pool import PoolTransport
@@ -145,6 +147,52 @@ def test_a_variable_that_names_nothing(
 
 
 @BOTH
+@pytest.mark.parametrize("where", ["absolute", "relative"])
+def test_a_bundle_that_is_mended_is_read_again(
+    make: Any, papers: Papers, secure: Collector, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the message and mends the file needs not start the process anew; nor does the next mistake."""
+    monkeypatch.chdir(tmp_path)
+    bundle = tmp_path / "bundle.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    transport = make(ca=bundle if where == "absolute" else "bundle.pem")
+    for _ in range(3):
+        assert kind(outcome_of(transport, request_to(secure.url))) == "tls"
+    shutil.copy(papers.bundle, bundle)
+    for _ in range(3):
+        assert status_of(outcome_of(transport, request_to(secure.url))) == 204
+    assert secure.requests_total == 3
+    transport.close(0)
+
+
+@BOTH
+def test_a_failed_check_is_held_and_said_like_a_401(
+    make: Any, papers: Papers, secure: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, as an error that names the file and what to do; nothing is lost, and once it is mended all is delivered."""
+    bundle = tmp_path / "bundle.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    policy = RetryPolicy(first_s=0.01, breaker_first_s=0.02, breaker_max_s=0.05)
+    dispatcher = EventDispatcher(transport=make(ca=bundle), retry=policy)
+    try:
+        for number in range(20):
+            assert dispatcher.dispatch_event(LogEvent(secure.url, {"n": number}))
+        time.sleep(0.5)
+        report = dispatcher.stats()
+        assert (report.queued + report.in_flight, report.dead) == (20, 0)
+        assert (secure.requests_total, dispatcher._sender._lanes[secure.url].breaker.state) == (0, "held")
+        (record,) = caplog.records
+        assert record.levelname == "ERROR"
+        assert f"{secure.url} needs a look (certificate)" in record.getMessage()
+        assert str(bundle) in record.getMessage()
+        assert "REQUESTS_CA_BUNDLE" in record.getMessage()
+        shutil.copy(papers.bundle, bundle)
+        assert dispatcher.flush(10).delivered == 20
+    finally:
+        dispatcher.close(1)
+
+
+@BOTH
 def test_files_that_are_not_there(make: Any, papers: Papers, tmp_path: Path) -> None:
     """An argument that names a missing file is told by the constructor, as is a key without its certificate."""
     missing_key = {"client_cert": papers.bundle, "client_key": "no"}
@@ -163,6 +211,29 @@ def test_where_authorities_come_from(tmp_path: Path) -> None:
     assert find_authorities(bundle, environ).path == str(bundle)
     assert (find_authorities(None, environ).path, find_authorities(None, environ).source) == ("/y", "CURL_CA_BUNDLE")
     assert find_authorities(None, {"CURL_CA_BUNDLE": ""}).source in ("the system", "certifi", "nowhere")
+
+
+@pytest.mark.parametrize("kind_of_place", ["file", "folder"])
+def test_nobody_else_is_trusted_by_libcurl(
+    papers: Papers, secure: Collector, tmp_path: Path, kind_of_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distribution's libcurl knows a bundle and a folder of its own: the one that is not named is taken away."""
+    curl_transport().close()
+    import pycurl
+
+    taken_away: list[int] = []
+
+    class Noting(pycurl.Curl):
+        def unsetopt(self, option: int) -> None:
+            taken_away.append(option)
+            super().unsetopt(option)
+
+    monkeypatch.setattr("eventpost.transports.curl.pycurl.Curl", Noting)
+    transport = curl_transport(ca=papers.bundle if kind_of_place == "file" else hashed(papers.bundle, tmp_path))
+    assert status_of(outcome_of(transport, request_to(secure.url))) == 204
+    transport.close(0)
+    files, folders = {pycurl.CAINFO, pycurl.PROXY_CAINFO}, {pycurl.CAPATH, pycurl.PROXY_CAPATH}
+    assert set(taken_away) & (files | folders) == (folders if kind_of_place == "file" else files)
 
 
 @BOTH

@@ -1,6 +1,10 @@
 """The ledger's words and the log's manners."""
 
+import copy
+import dataclasses
+import json
 import logging
+import pickle
 import signal
 import threading
 import time
@@ -41,6 +45,17 @@ def test_a_report_closes_when_every_event_is_in_one_place() -> None:
         "accepted 10, delivered 4, queued 2, in flight 1, dead 1, dropped 2 (overflow 2), refused 3 (queue_full 3)"
     )
     assert report.as_dict()["dropped"] == {"overflow": 2}
+
+
+def test_a_report_is_plain_data_and_nobody_elses() -> None:
+    """Its reasons are dicts: a worker can send it to its parent, an application write it as JSON."""
+    counted, refused = {"overflow": 2}, {"queue_full": 3}
+    report = make_report(QueueStats(accepted=2, dropped=counted), refused)
+    assert (type(report.dropped), type(report.refused), type(Report().refused)) == (dict, dict, dict)
+    assert pickle.loads(pickle.dumps(report)) == copy.deepcopy(report) == report
+    assert json.loads(json.dumps(dataclasses.asdict(report))) == report.as_dict()
+    counted["overflow"] = refused["queue_full"] = 0
+    assert (report.dropped, report.refused) == ({"overflow": 2}, {"queue_full": 3})
 
 
 def test_a_tally_is_torn_neither_by_threads_nor_by_signals() -> None:
@@ -128,6 +143,23 @@ def test_deliveries_and_retries_are_for_debugging(observer: LogObserver, caplog:
     observer(Delivered(LANE, 100, 204, 0.1, 1))
     observer(Retrying(LANE, 100, "http_503", 0.5, 503))
     assert not caplog.records
+
+
+def test_another_2xx_than_204_is_counted(
+    observer: LogObserver, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy that says 200 to everything would be a silent loss; once an hour, with the count, by status."""
+    for status in (200, 204, 200, 202, 200):
+        observer(Delivered(LANE, 100, status, 0.1, 1))
+    clock.advance(3601.0)
+    observer(Delivered(LANE, 1, 200, 0.1, 1))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" took ")[2].partition(",")[0] for line in lines] == [
+        "100 events with status 200",
+        "100 events with status 202",
+        "201 events with status 200",
+    ]
+    assert not [line for line in lines if "secret" in line]
 
 
 def test_the_library_configures_no_logging() -> None:

@@ -76,7 +76,8 @@ class Transport(Protocol):
     """One attempt per request, hundreds at a time.  All but ``wake`` is called from one thread, the sender's.
 
     A transport may have an attribute ``in_flight_max``: more requests than that at once only wait inside it, while
-    their time runs.  After ``close``, ``wait`` returns at once, first what was abandoned, as "closed".
+    their time runs.  It may have a method ``make_ready()``, which is called by the thread that starts the sender's,
+    before that; it must not raise.  After ``close``, ``wait`` returns at once, first what was abandoned, as "closed".
     """
 
     def start(self, request: Request) -> None:

@@ -310,6 +310,11 @@ class Claims:
         with self.lock:
             return self.in_flight > 0 or self.waiting > 0 or self.unread() > 0
 
+    def follows(self) -> bool:
+        """Tell whether a process that only stores may still append to what was adopted here."""
+        with self.lock:
+            return any(cursor.adopted and cursor.end is None and not cursor.header.sender for cursor in self.open)
+
     def pending(self, url: str) -> int:
         """See Queue.pending."""
         lane = self.lanes.get(url)

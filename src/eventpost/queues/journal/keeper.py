@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SYNC_FILES_MAX: Final = 8
 _WATCH_INTERVAL_S: Final = 0.01
+_FOLLOW_INTERVAL_S: Final = 0.25
+"""How often one that sends for others among its own looks for what a process that only stores has put."""
 _DEAD_INTERVAL_S: Final = 60.0
 
 
@@ -74,9 +76,9 @@ class Keeper:
                 self._look_after_own_lock()
                 self.orphans.scan()
             nexts.append(self._scan_at)
-        if self.orphans.adopt == "always":
+        if self.orphans.adopt == "always" or self.claims.follows():
             if now >= self._watch_at:
-                self._watch_at = now + _WATCH_INTERVAL_S
+                self._watch_at = now + (_WATCH_INTERVAL_S if self.orphans.adopt == "always" else _FOLLOW_INTERVAL_S)
                 if self.orphans.changed:
                     self.orphans.scan()
             nexts.append(self._watch_at)

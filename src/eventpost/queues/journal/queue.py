@@ -47,7 +47,8 @@ class JournalQueue:
             who names one notes it there for all processes, the last one wins; who names none goes by what is noted.
         segment_bytes_max: Size to which segments grow, in bytes; the first ones are smaller.
         sync_interval_s: How often the sender's thread syncs at ``"os"``, in seconds; 0: never.
-        scan_interval_s: How often the elected process looks for what others left, in seconds.
+        scan_interval_s: How often the elected process looks for what others left, in seconds.  Once it has found a
+            process that only stores, it looks for what that one puts four times a second.
         adopt: ``"elected"``: one of the processes adopts; ``"always"``: this one does, at once (a sender of its own);
             ``"never"``: this one does not.
         group: A group's name or number that shares the folder (folders 2770, files 0660); None: private to the user.
