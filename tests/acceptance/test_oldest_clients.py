@@ -1,5 +1,6 @@
 """The oldest HTTP clients that pyproject.toml allows keep the contract, beside the installed ones."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import fetched, in_place_of_installed, missing
+from support import fetched, missing
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = {"urllib3": "urllib3.__version__", "pycurl": "pycurl.version.split()[0].partition('/')[2]"}
@@ -23,7 +24,8 @@ def test_the_oldest_client_keeps_the_contract(request: pytest.FixtureRequest, na
     cache = request.config.cache
     if cache is None:
         missing("pytest's cache")
-    environment = in_place_of_installed(fetched(cache, name, oldest))
+    folders = [str(fetched(cache, f"{name}=={oldest}")), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     told = subprocess.run(
         [sys.executable, "-c", f"import {name}; print({VERSIONS[name]})"],
         env=environment, capture_output=True, text=True, timeout=60, check=True,
