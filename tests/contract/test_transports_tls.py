@@ -213,29 +213,6 @@ def test_where_authorities_come_from(tmp_path: Path) -> None:
     assert find_authorities(None, {"CURL_CA_BUNDLE": ""}).source in ("the system", "certifi", "nowhere")
 
 
-@pytest.mark.parametrize("kind_of_place", ["file", "folder"])
-def test_nobody_else_is_trusted_by_libcurl(
-    papers: Papers, secure: Collector, tmp_path: Path, kind_of_place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A distribution's libcurl knows a bundle and a folder of its own: the one that is not named is taken away."""
-    curl_transport().close()
-    import pycurl
-
-    taken_away: list[int] = []
-
-    class Noting(pycurl.Curl):
-        def unsetopt(self, option: int) -> None:
-            taken_away.append(option)
-            super().unsetopt(option)
-
-    monkeypatch.setattr("eventpost.transports.curl.pycurl.Curl", Noting)
-    transport = curl_transport(ca=papers.bundle if kind_of_place == "file" else hashed(papers.bundle, tmp_path))
-    assert status_of(outcome_of(transport, request_to(secure.url))) == 204
-    transport.close(0)
-    files, folders = {pycurl.CAINFO, pycurl.PROXY_CAINFO}, {pycurl.CAPATH, pycurl.PROXY_CAPATH}
-    assert set(taken_away) & (files | folders) == (folders if kind_of_place == "file" else files)
-
-
 @BOTH
 def test_client_certificate(make: Any, papers: Papers) -> None:
     """An endpoint that demands a client certificate gets it; without one the outcome is kind "tls"."""

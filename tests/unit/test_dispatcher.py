@@ -142,6 +142,17 @@ def test_what_can_not_be_delivered_is_refused_with_its_reason(
     assert "secret" not in repr(refused)
 
 
+def test_what_stands_around_a_visitor_counts(dispatcher: EventDispatcher, transport: BlockingTransport) -> None:
+    """A body of 3.5 MB goes out, one byte more is refused."""
+    envelope = Envelope(URL, shared=True, prefix=b"p" * 100, suffix=b"s" * 50)
+    room = settings.ENDPOINT_BODY_BYTES_MAX - 150
+    assert dispatcher.put_event(Event(envelope, b"x" * room), urgent=False)
+    assert not dispatcher.put_event(Event(envelope, b"x" * (room + 1)), urgent=False)
+    report = dispatcher.flush(5)
+    assert (report.delivered, dict(report.refused)) == (1, {"too_large": 1})
+    assert [len(request.body) for request in transport.requests] == [3_500_000]
+
+
 def test_a_programmers_mistake_is_a_type_error(dispatcher: EventDispatcher) -> None:
     """An object that is no log event is not the event's fault."""
     for wrong in (None, {"url": URL}, "event", 7):

@@ -67,8 +67,9 @@ _LIBCURL, _FEATURES = pycurl.version_info()[2], pycurl.version_info()[4]
 _HAS_HTTP2: Final = bool(_FEATURES & 1 << 16)
 _LOOKUPS_APART: Final = 1 << 7
 if not (hasattr(pycurl, "RETRY_AFTER") and _LIBCURL >= 0x08_10_00 and _FEATURES & _LOOKUPS_APART):
-    # Before pycurl 7.48 nothing tells of Retry-After without a callback for each header; before libcurl 8.16 (8.12 was
-    # tried) a transfer whose time is over waits for its lookup, and everything with it.
+    # Before pycurl 7.48 nothing tells of Retry-After without a callback for each header.  Before libcurl 8.16 (8.12 was
+    # tried) a transfer whose time is over waits for its lookup, and everything with it; and a bundle or folder that it
+    # was built with may be trusted beside the one that is named.
     msg = f"too old for what Eventpost needs: {pycurl.version}; pycurl 7.48 and libcurl 8.16 are not"
     raise ImportError(msg)
 
@@ -283,7 +284,10 @@ class CurlTransport:
             set_option(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*lines, "Expect:")])
             set_option(pycurl.DNS_CACHE_TIMEOUT, names_s)
             set_option(pycurl.MAXLIFETIME_CONN, life_s)
-            self._trust(slot.curl)
+            path = self._authorities.spelled(self._checks_failed)
+            if path is not None:
+                set_option(pycurl.CAPATH if self._authorities.is_directory else pycurl.CAINFO, path)
+                set_option(pycurl.PROXY_CAPATH if self._authorities.is_directory else pycurl.PROXY_CAINFO, path)
             set_option(pycurl.TIMEOUT_MS, max(1, int(request.timeout_s * 1000)))
             set_option(pycurl.PIPEWAIT, 1 if self._http2 and url[:6].lower() == "https:" else 0)
             slot.curl.unsetopt(pycurl.CUSTOMREQUEST)
@@ -296,17 +300,6 @@ class CurlTransport:
             slot.config = config
         if verb != "GET":
             set_option(pycurl.POSTFIELDS, request.body)
-
-    def _trust(self, curl: pycurl.Curl) -> None:
-        """Trust our authorities and nobody else: some libcurls are built with a place of their own beside the other."""
-        path = self._authorities.spelled(self._checks_failed)
-        if path is None:
-            return
-        places = (pycurl.CAINFO, pycurl.CAPATH), (pycurl.PROXY_CAINFO, pycurl.PROXY_CAPATH)
-        for bundle, folder in places:
-            this, other = (folder, bundle) if self._authorities.is_directory else (bundle, folder)
-            curl.setopt(this, path)
-            curl.unsetopt(other)
 
     def _believed_s(self, url: str) -> tuple[int, int]:
         """Return for how many seconds a name, also one that could not be resolved, and a connection are good."""

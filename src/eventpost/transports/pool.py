@@ -35,6 +35,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from ..event import shown_url
 from .outgoing import UnfitRequestError, outgoing_headers, target
@@ -50,6 +51,8 @@ HOSTS_MAX: Final = 4
 """Connections to different hosts that one thread keeps."""
 
 
+_CHECKS_HOST_NAMES_ITSELF: Final = not hasattr(urllib3, "BaseHTTPResponse")  # before urllib3 2
+"""Whether this urllib3 has OpenSSL check no address, and compares names itself where OpenSSL does not."""
 _TLS_ALERTS: Final = ("ALERT_CERTIFICATE", "CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE")
 
 
@@ -147,6 +150,7 @@ class PoolTransport(ThreadedTransport):
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
+                enforce_content_length=True,
             )
         except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
             return self._fault(error, shown)
@@ -231,6 +235,8 @@ class PoolTransport(ThreadedTransport):
 
     def _new_tls_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name, and trusts nobody yet
+        if _CHECKS_HOST_NAMES_ITSELF:
+            context.check_hostname = False
         path = self._authorities.path
         if path is not None:
             context.load_verify_locations(**{"capath" if self._authorities.is_directory else "cafile": path})
@@ -299,7 +305,7 @@ def _told(error: BaseException) -> tuple[FaultKind, str]:
     def first(*kinds: type[BaseException]) -> BaseException | None:
         return next((link for link in chain if isinstance(link, kinds)), None)
 
-    if (certificate := first(ssl.SSLCertVerificationError, ssl.CertificateError)) is not None:
+    if (certificate := first(ssl.SSLCertVerificationError, ssl.CertificateError, CertificateError)) is not None:
         why = getattr(certificate, "verify_message", "") or "the certificate does not match the host"
         return "tls", f"certificate check failed: {why}"
     if (handshake := first(ssl.SSLError) or first(SSLError)) is not None and first(ssl.SSLEOFError) is None:
