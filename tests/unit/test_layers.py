@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[2] / "src" / "eventpost"
 # What anybody may stand on.
 GROUND = ("__version__", "event", "errors", "clock", "defaults", "guard", "primitives", "sender.primitives")
 PROTOCOLS = ("queues.protocol", "transports.protocol", "watch.signals")
-PURE = ("sender.batch", "sender.retry", "sender.breaker")
+PURE = ("sender.batch", "sender.retry", "sender.breaker", "sender.lane", "sender.in_flight")
 IMPURE_MODULES = {"time", "threading", "_thread", "random", "logging", "socket", "os", "asyncio", "select", "selectors"}
 
 # The first row whose name is the module, or a package around it, says what of ours the module may import.
@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sender.batch": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.retry": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.breaker": ("event", "errors", *PROTOCOLS, *PURE),
+    "sender.lane": ("event", "errors", *PROTOCOLS, *PURE),
+    "sender.in_flight": ("event", "errors", *PROTOCOLS, *PURE),
     "queues": (*GROUND, "queues", "watch.signals"),
     "transports": (*GROUND, "transports"),
     "watch": (*GROUND, *PROTOCOLS, "watch"),
@@ -77,12 +79,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tomli": ("relay.settings",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
-READS_ENVIRONMENT = (
-    "settings",
-    "relay.settings",
-    "guard",
-    "transports.tls",
-)  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
+# tls: REQUESTS_CA_BUNDLE and its kind are not ours to name; demo: tells its processes to go past any proxy.
+READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

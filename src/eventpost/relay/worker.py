@@ -60,7 +60,7 @@ class Worker:
         self._loop = loop
         self._queue = JournalQueue(
             settings.journal[0], settings.durability, settings.bytes_max,
-            adopt="never", group=settings.group, allow_network_fs=True,
+            adopt="never", group=settings.shared_with, allow_network_fs=True,
         )  # fmt: skip
         self._dispatcher = EventDispatcher(self._queue, sender="none")
         self._commit = commit.GroupCommit(self._queue, loop) if settings.durability == "fsync" else None
