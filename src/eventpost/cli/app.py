@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from ..queues.journal import inspect, shown
 from ..queues.journal.repair import repair as mend
 from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
+from .check import run_check
 from .dead import Journal, Json, VisitorIds
 from .micro import LISTEN as MICRO_LISTEN
 from .micro import run_micro
@@ -111,6 +113,30 @@ def micro(
 ) -> None:  # fmt: skip
     """Be an endpoint for a test suite: takes what the relay takes, keeps it, and fails when told to; until Ctrl-C."""
     raise typer.Exit(run_micro(listen, strict=strict, open_=open_, keep=keep))
+
+
+@app.command()
+@with_settings
+def check(
+    *,
+    config: Config = None,
+    payload: Annotated[
+        Path | None,
+        typer.Option("--payload", metavar="FILE", help="Body to check in strict mode; - reads it from stdin."),
+    ] = None,
+    send: Annotated[
+        str | None, typer.Option("--send", metavar="URL", help="Send it there, in strict mode, and say what came back.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no endpoint.")] = False,
+    json_: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Say whether a relay with these settings would work here, what does not, and what to do; or check a payload.
+
+    Exit code 1: something does not work.
+    """
+    said = {name: value for name, value in flags.items() if value is not None and value != []}
+    raise typer.Exit(run_check(said, config=config, payload=payload, send=send, offline=offline, json_=json_))
 
 
 @app.command("relay-token")
