@@ -120,7 +120,7 @@ class Erasing:
         claims = self.claims
         if place.ordinal == NO_RECORD:
             return cursor.adopted  # of a dead writer: what is damaged there is nobody's half-done store
-        if place.ordinal >= cursor.header.events_max or cursor.is_settled(place.ordinal):
+        if place.ordinal >= cursor.most or cursor.is_settled(place.ordinal):
             return True
         if place.ordinal >= cursor.ordinal:
             if place.whole:

@@ -315,11 +315,12 @@ class _Purge:
         header = erase.read_header(disk, fd)
         for place in list(places):
             record = erase.read_record(disk, fd, place)
-            if not gone and record is not None and erase.erased(record, place) != record:
+            outcome = disk.read(fd, 1, header.outcomes_at + max(0, place.ordinal))
+            left = record is not None and erase.erased(record, place) != record
+            if not gone and (left or (place.whole and outcome not in _SETTLED)):  # power loss may keep one of the two
                 continue
             places.remove(place)
             if counted:
-                outcome = disk.read(fd, 1, header.outcomes_at + max(0, place.ordinal))
                 self._count(file, _done(place, outcome))
 
 

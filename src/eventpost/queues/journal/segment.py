@@ -378,7 +378,7 @@ class Cursor:
                 return False
             follower = fmt.read_frame(data, found)
             lost_until = self.ordinal
-            if isinstance(follower, fmt.Frame) and follower.ordinal <= self._most:
+            if isinstance(follower, fmt.Frame) and follower.ordinal <= self.most:
                 lost_until = follower.ordinal
             skipped = found
         lost = max(0, lost_until - self.ordinal)
@@ -388,13 +388,13 @@ class Cursor:
         return bool(skipped or lost)
 
     @property
-    def _most(self) -> int:
+    def most(self) -> int:
         """How many events there can be."""
         sealed = self.header.sealed_events
         return self.header.events_max if sealed is None else sealed
 
     def _passable(self, here: fmt.Frame) -> bool:
-        return self.ordinal <= here.ordinal < self._most + (here.kind == Kind.ENVELOPE)
+        return self.ordinal <= here.ordinal < self.most + (here.kind == Kind.ENVELOPE)
 
     def _lose(self, lost: int, data: bytes, why: str) -> None:
         first, self.ordinal = self.ordinal, self.ordinal + lost
