@@ -20,6 +20,7 @@ PARTS: dict[str, str] = {
     "versions": "the crash tests under each Python that is here",
     "simulation": "one seed, the whole system: processes, forks, crashes, clocks and endpoints, on a model of a disk",
     "power": "power loss: a disk that forgets what was not synced, at any moment; lost at fsync: 0",
+    "purge": "the simulation, with purges of one visitor in the middle of anything, crashes and power loss too",
     "chaos": "a constant rate while endpoint, writers and senders fail; the sum each second; nothing grows",
 }
 """Name on the command line: what it does.  The module has the same name."""

@@ -76,6 +76,15 @@ def test_power_loss_in_a_purge_costs_nobody_else_an_event() -> None:
     assert seen["purged"] > 50
 
 
+@pytest.mark.parametrize(("seed", "power"), [
+    (103, False), (186, False), (202, False), (677, False), (2880, False), (7656, False), (20446, False),
+    (31049, False), (74, True), (354, True), (8952, True), (21958, True),
+])  # fmt: skip
+def test_what_seeds_have_found(seed: int, *, power: bool) -> None:
+    """Each broke something once."""
+    assert purge.run_seeds([seed], power=power)["purges"]
+
+
 # -- at each call
 
 

@@ -18,7 +18,8 @@ from eventpost.queues.journal import Disk
 from eventpost.queues.journal.probe import why_full_or_gone
 from eventpost.relay import merge
 from eventpost.relay.allowed import AllowedTransport
-from eventpost.relay.body import parse_batch
+from eventpost.relay.answers import Denied
+from eventpost.relay.body import parse_batch, project_of
 from eventpost.relay.children import RESTART_FIRST_S, RESTART_MAX_S, Slot, Told, hear
 from eventpost.relay.commit import TOGETHER_MAX, GroupCommit, put_now
 from eventpost.relay.readiness import Readiness
@@ -61,7 +62,7 @@ class TestMerge:
             return
         parsed = parse_batch(body)
         assert isinstance(parsed, dict)
-        event = merge.cut(BARE, body, parsed)
+        event = merge.cut(BARE, body)
         assert event.envelope.body([event.payload]) == body
         if event.envelope.shared:
             twice = json.loads(event.envelope.body([event.payload, event.payload]))
@@ -70,7 +71,7 @@ class TestMerge:
     def test_the_usual_is_cut(self):
         """A batch as SDKs send it shares; it is no test that nothing is ever cut."""
         for body in (b'{"a":1,"visitors":[{"b":[1]}],"c":"d"}', b'{ "visitors" : [ {} , {} ] }'):
-            assert merge.cut(BARE, body, json.loads(body)).envelope.shared
+            assert merge.cut(BARE, body).envelope.shared
 
     @pytest.mark.parametrize(
         "body",
@@ -86,8 +87,39 @@ class TestMerge:
     )
     def test_what_cannot_be_told_travels_alone(self, body):
         """Where the visitors' place is not beyond doubt the whole body is the event."""
-        event = merge.cut(BARE, body, json.loads(body))
+        event = merge.cut(BARE, body)
         assert event == Event(BARE, body) or event.envelope.body([event.payload]) == body
+
+
+class TestBatches:
+    """``body.project_of``: the quick look says what the thorough one does."""
+
+    BODY = b'{"account_id":"1","project_id":"77","visitors":[{"a":[1,-2.5e3,true,null,"x\\n"]}],"z":{"q":"\\u00e9"}}'
+    PIECES = (
+        b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"0", b"-", b".", b"e", b"E+", b"\0", b"\n", b"tru", b"null",
+        b"\\u12", b"\\ud800", b"\xff", b"\xc3", b"\xc3\xa9", b"\xed\xa0\x80", b"NaN", b"-Infinity", b"//", b"1e999",
+        b"00", b'"visitors":[]', b',"visitors":3', b'"project_id":7,', b"\x7f", b"\xef\xbb\xbf",
+    )  # fmt: skip
+
+    @given(st.data())
+    def test_the_quick_look_agrees(self, data):
+        """Whatever is done to a body: both take it, or both refuse it for the same reason."""
+        body = bytearray(data.draw(st.sampled_from([self.BODY, b'{"visitors":[]}'])))
+        for _ in range(data.draw(st.integers(0, 4))):
+            at = data.draw(st.integers(0, len(body)))
+            body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.sampled_from((*self.PIECES, b"")))
+        quick, thorough = project_of(bytes(body)), parse_batch(bytes(body))
+        if isinstance(thorough, Denied):
+            assert quick == thorough
+        else:
+            project = thorough.get("project_id")
+            assert quick == (project if isinstance(project, str) else "")
+
+    def test_the_project(self):
+        """It is read where it is a text."""
+        assert project_of(self.BODY) == "77"
+        assert project_of(b'{"visitors":[],"project_id":77}') == ""
+        assert project_of(b'{"visitors":[]}') == ""
 
 
 def numbered(count: int) -> list[Event]:

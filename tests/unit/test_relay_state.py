@@ -213,4 +213,4 @@ def test_a_folders_part_has_the_sum_and_what_needs_a_person(tmp_path: Path) -> N
     assert [found[name] for name in ("accepted", "queued", "in_flight", "closes", "durability", "bytes_max")] == [
         2, 2, 1, True, "os", 5,
     ]  # fmt: skip
-    assert "1 damaged places" in found["needs"][0]
+    assert "1 damaged place set aside" in found["needs"][0]

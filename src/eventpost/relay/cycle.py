@@ -8,7 +8,9 @@ everything else goes uvicorn's own way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from types import coroutine
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -42,6 +44,22 @@ class Bell:
         if not self._rung:
             self._event = self._event or asyncio.Event()
             await self._event.wait()
+
+
+@coroutine
+def go_on(running: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any, None]:
+    """Run a coroutine on that was begun without a task, and now waits for something."""
+    while True:
+        try:
+            found = yield waited_for
+        except BaseException as error:  # noqa: BLE001 - whatever a task is sent is its coroutine's
+            step = partial(running.throw, error)
+        else:
+            step = partial(running.send, found)
+        try:
+            waited_for = step()
+        except StopIteration:
+            return
 
 
 class Cycle(RequestResponseCycle):

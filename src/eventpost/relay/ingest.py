@@ -166,11 +166,11 @@ class Ingest:
             if isinstance(unpacked, Denied):
                 return unpacked
             raw = unpacked
-        batch = body.parse_batch(raw)
-        if isinstance(batch, Denied):
-            return batch
+        project = body.project_of(raw)
+        if isinstance(project, Denied):
+            return project
         if b"x-optimizely-strict" in headers and headers[b"x-optimizely-strict"].strip().lower() == b"true":
-            errors = self._strict(batch)
+            errors = self._strict(body.parse_batch(raw))
             if errors:
                 return Denied(400, "strict", "the batch breaks the published schema", errors=tuple(errors))
         if target.held:
@@ -178,9 +178,7 @@ class Ingest:
         unable = self._unable()
         if unable is not None:
             return unable
-        project = batch.get("project_id")
-        event = merge.cut(target.envelope, raw, batch) if self._merges else Event(target.envelope, raw)
-        return event, project if type(project) is str else ""
+        return merge.cut(target.envelope, raw) if self._merges else Event(target.envelope, raw), project
 
     async def _skipped(self, headers: dict[bytes, bytes], receive: Receive) -> bool:
         """Read away the body of a request that is refused; False: its connection has to end."""

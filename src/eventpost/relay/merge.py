@@ -9,8 +9,7 @@ right.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -20,12 +19,9 @@ _NAME: Final = b'"visitors"'
 _OPENS: Final = re.compile(rb"\s*:\s*\[")
 
 
-def cut(bare: Envelope, body: bytes, batch: Mapping[str, Any]) -> Event:
-    """Return the event that carries this body, with an envelope that it may share if that can be told.
-
-    ``batch``: the body, parsed.
-    """
-    if body.count(_NAME) != 1 or not batch["visitors"]:
+def cut(bare: Envelope, body: bytes) -> Event:
+    """Return the event that carries this body, a batch, with an envelope that it may share if that can be told."""
+    if body.count(_NAME) != 1:
         return Event(bare, body)
     opens = _OPENS.match(body, body.index(_NAME) + len(_NAME))
     ends = body.rfind(b"]")
@@ -33,9 +29,10 @@ def cut(bare: Envelope, body: bytes, batch: Mapping[str, Any]) -> Event:
         return Event(bare, body)
     prefix, visitors, suffix = body[: opens.end()], body[opens.end() : ends], body[ends:]
     try:
+        batch = orjson.loads(body)
         around, inside = orjson.loads(prefix + suffix), orjson.loads(b"[" + visitors + b"]")
     except orjson.JSONDecodeError:
         return Event(bare, body)
-    if around != {**batch, "visitors": []} or inside != batch["visitors"]:
+    if not inside or inside != batch.get("visitors") or around != {**batch, "visitors": []}:
         return Event(bare, body)
     return Event(bare._replace(shared=True, prefix=prefix, suffix=suffix), visitors)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from email.utils import formatdate
 from typing import Any, Final
 from urllib.parse import unquote
@@ -33,7 +33,7 @@ from uvicorn.server import ServerState
 
 from . import answers
 from .answers import ASGIApp, Denied, Header, Receive, Scope, Send
-from .cycle import Cycle
+from .cycle import Cycle, go_on
 
 LOOK_S: Final = 0.5
 STALLED_S: Final = 60.0
@@ -97,6 +97,8 @@ class RelayProtocol(HttpToolsProtocol):
         self._data_bytes = 0
         self._began_behind = False
         """Whether the header that is under way began behind other bytes of the newest data."""
+        self._waits_for_body = False
+        """Whether the newest request is for a path of events, and its application has not begun."""
         self._waits_since: float | None = None
         """When the wait for a request, or for the rest of a header, began."""
         self._stalled_since: float | None = None
@@ -135,6 +137,9 @@ class RelayProtocol(HttpToolsProtocol):
             if not self._broken:
                 self._end_after(_NO_HTTP)
             return
+        if self._waits_for_body:  # the rest comes later: its reader sees to the time that it takes
+            self._waits_for_body = False
+            self._begin(self.cycle.run_asgi(self.app))
         if self._in_head:
             if not self._head_bytes:
                 self._waits_since = self.loop.time()
@@ -163,6 +168,9 @@ class RelayProtocol(HttpToolsProtocol):
         if self._head_bytes + self._data_bytes > limit and self._parsed_bytes() > limit:
             self._end_after(_TOO_LARGE)
             raise ValueError(_TOO_LARGE.reason)  # ends the parser
+        if self.transport.is_closing():  # the last answer has ended the connection
+            self._broken = True
+            raise ConnectionAbortedError
         parser, scope = self.parser, self.scope
         if parser.should_upgrade():
             return  # the parser stops after this header, and `_begin_anew` goes on
@@ -181,13 +189,24 @@ class RelayProtocol(HttpToolsProtocol):
         if waiting:  # it came before the last one was answered: its turn will come
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+        elif path is None:
+            self._begin(self.cycle.run_asgi(self.app))
         else:
-            self._begin(self.cycle, self.app)
+            self._waits_for_body = True
 
-    def _begin(self, cycle: Cycle, app: Any) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app))
+    def _begin(self, running: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(running)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def _begin_at_once(self) -> None:
+        """Run the application for a whole request until it has to wait, which it most often never does."""
+        running = self.cycle.run_asgi(self.app)
+        try:
+            waited_for = running.send(None)
+        except StopIteration:
+            return
+        self._begin(go_on(running, waited_for))
 
     def _parse_url(self, scope: Any) -> None:
         parsed = httptools.parse_url(self.url)
@@ -202,7 +221,7 @@ class RelayProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            self._begin(cycle, app)
+            self._begin(cycle.run_asgi(app))
             return
         self.flow.resume_reading()  # not before: who sends on and on without reading would fill the line
         if not self._in_head:
@@ -223,9 +242,13 @@ class RelayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request; also one that was answered before its body was there, which uvicorn would wait for."""
         self._began_behind = True
-        if not self.parser.should_upgrade():
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
+        if self.parser.should_upgrade():
+            return
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        if self._waits_for_body:
+            self._waits_for_body = False
+            self._begin_at_once()
 
     def _begin_anew(self, rest: bytes) -> None:
         """Go on with HTTP/1.1 where a request offers another protocol, as Java's client does with each.
@@ -253,6 +276,8 @@ class RelayProtocol(HttpToolsProtocol):
                 self._bounds.refuse(denied.reason, denied.detail)
                 return
             # The body of this very request is broken off: its application must see no end of it.
+            if self._waits_for_body:
+                self._bounds.refuse(denied.reason, denied.detail)
             if self.pipeline:
                 self._bounds.refuse(denied.reason, denied.detail)
                 self.pipeline[0] = (cycle, _saying(denied))
