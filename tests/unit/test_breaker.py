@@ -122,6 +122,8 @@ def test_retry_after_closes_the_tap_for_that_time() -> None:
     )
     assert breaker.room(129.0, 0) == 0
     assert breaker.room(130.0, 0) == 1
+    change = Breaker(POLICY, 300).failed(1234.5678, "http_429", 0.0, probe=False, wait_s=3600.4)
+    assert change == Change("open", "http_429", 3600.4)  # what was asked for, to the last digit
 
 
 def test_a_later_wish_for_more_time_is_respected() -> None:
