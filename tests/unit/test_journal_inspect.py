@@ -244,7 +244,7 @@ def test_a_new_segment_is_noticed_within_20_ms(tmp_path: Path) -> None:
 
 
 def test_an_event_that_was_delivered_counts_whatever_became_of_its_record(tmp_path: Path) -> None:
-    """A bit of it changes, or power loss keeps its outcome and not its record: the sum closes, also in an open segment."""
+    """A bit of it changes, or power loss keeps its outcome and not its record: the sum closes all the same."""
     queue = JournalQueue(tmp_path / "j")
     queue.put([event(0), event(1)])
     queue.ack(queue.claim(URL, 9, 1 << 20))
