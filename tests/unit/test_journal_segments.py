@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import URL, HookedDisk, closes, drain, event
+from tests.support import URL, HookedDisk, closes, drain, event, interrupted
 
 from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
 from eventpost.queues.journal import Disk, JournalQueue, inspect
@@ -374,28 +373,6 @@ def test_a_put_in_a_signal_handler_that_interrupts_a_put(tmp_path: Path) -> None
     assert queue.stats().accepted == 20_000 + nested
     got = drain(queue)
     assert sorted(got) == [*range(20_000), *range(1_000_001, 1_000_001 + nested)]
-
-
-def interrupted(work: Callable[[], Any], at: int, interrupt: Callable[[], None]) -> Any:
-    """Do it, and what a signal handler would do before the ``at``-th instruction of it; returns what it returned."""
-    left = at
-
-    def trace(frame: Any, happening: str, _: object) -> Any:
-        nonlocal left
-        frame.f_trace_opcodes = True
-        if happening == "opcode":
-            left -= 1
-            if not left:
-                sys.settrace(None)
-                interrupt()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return work()
-    finally:
-        sys.settrace(before)
 
 
 def test_the_sum_closes_when_a_put_interrupts_its_reading(tmp_path: Path) -> None:

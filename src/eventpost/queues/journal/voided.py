@@ -38,9 +38,9 @@ class Voided:
             self._store(writer, ordinal, 0)
             voided.remove(ordinal)
 
-    def forget(self, writer: SegmentWriter) -> int:
-        """Forget a segment that is gone; returns how many of its events were void."""
-        return len(self._by_name.pop(writer.name, ()))
+    def of(self, writer: SegmentWriter) -> int:
+        """Return how many events of a segment are void."""
+        return len(self._by_name.get(writer.name, ()))
 
     def count(self, read_to: Mapping[str, int]) -> tuple[int, int]:
         """Return how many are void, and how many of these lie beyond what was read: ``read_to``, by segment."""
