@@ -215,7 +215,7 @@ def test_aclose_is_bounded_although_a_put_hangs():
 
 
 def test_puts_at_once_share_syncs(tmp_path):
-    """As many events as threads, at ``fsync``: what is put while one sync runs waits for one more, however many it is."""
+    """As many events as threads, at ``fsync``: what is put while one sync runs waits for one more, together."""
     disk = HookedDisk()
     queue = JournalQueue(tmp_path / "journal", durability="fsync", disk=disk)
     syncs = []

@@ -81,7 +81,7 @@ class SegmentWriter:
 
     __slots__ = (
         "count", "durable", "end", "envelopes", "events_max", "failed", "fd", "header", "hold", "map", "name", "path",
-        "sealed", "size", "sync_lock", "synced", "synced_count",
+        "sealed", "seen_s", "size", "sync_lock", "synced", "synced_count",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +115,7 @@ class SegmentWriter:
         self.envelopes: dict[Envelope, int] = {}
         self.synced_count = 0
         self.hold: int | None = None
+        self.seen_s = 0
         self.durable = durable
         self.failed = self.sealed = False
         self.sync_lock = RLock()

@@ -189,7 +189,9 @@ class Store:
 
     def _append(self, level: dict[str, SegmentWriter], depth: int, event: Event) -> SegmentWriter:
         envelope, payload = event
-        writer = level.get(envelope.url)
+        writer, at_s = level.get(envelope.url), int(self._time())
+        if writer is not None and (writer.seen_s != at_s or self.durable):
+            writer = self._if_there(level, depth, writer, at_s)
         number = None if writer is None else writer.envelopes.get(envelope)
         if (
             writer is None
@@ -201,12 +203,34 @@ class Store:
             number = writer.envelopes[envelope]
         end, count = writer.end, writer.count
         try:
-            writer.append(_EVENT, number, payload, int(self._time()))
+            writer.append(_EVENT, number, payload, at_s)
         except BaseException as error:  # noqa: BLE001  # an interruption ends the segment, too, and is raised again
             if writer.end == end:  # else it came after the append: the event is stored, and may be on its way
                 self._give_up(level, depth, writer, end, count)
             _refuse(error)
         return writer
+
+    def _if_there(
+        self, level: dict[str, SegmentWriter], depth: int, writer: SegmentWriter, at_s: int
+    ) -> SegmentWriter | None:
+        """Return an open segment's writer; None, after its end, if somebody has removed the file.
+
+        Asked once a second, and at ``fsync`` by every put: what is stored in a file without a name would be nobody's
+        after this process.  Raises QueueUnavailable where the folder is gone as a whole: the segment stays open then,
+        for the own sender can still read it, and a lost mount may come back.
+        """
+        disk = self.folder.disk
+        try:
+            there = disk.still_named(writer.fd, writer.path)
+        except OSError:  # it can't be told (permissions that were lost): what is open goes on
+            there = True
+        if not there and not disk.changed_ns(self.folder.segments):
+            raise QueueUnavailable(f"the journal's folder is gone: {self.folder.path}", reason="folder_gone")
+        writer.seen_s = at_s
+        if there or writer.hold is not None:  # held: a put is in the middle of it
+            return writer
+        self._seal(level, depth, writer)
+        return None
 
     def _append_all(
         self, level: dict[str, SegmentWriter], depth: int, events: Sequence[Event]
@@ -246,7 +270,9 @@ class Store:
         """Return a writer that has room for the events, with their envelopes defined."""
         frames = sum(fmt.frame_bytes(len(event.payload)) for event in events)
         definitions: dict[Envelope, bytes] = {}
-        writer = level.get(lane)
+        writer, at_s = level.get(lane), int(self.clock.time())
+        if writer is not None:
+            writer = self._if_there(level, depth, writer, at_s)
         for event in events:
             if event.envelope not in definitions and (writer is None or event.envelope not in writer.envelopes):
                 definitions[event.envelope] = fmt.encode_envelope(event.envelope)
@@ -260,7 +286,6 @@ class Store:
                 )
             extra = sum(2 * fmt.frame_bytes(len(text)) for text in definitions.values())
             writer = self._roll(level, depth, lane, frames + extra, len(events))
-        at_s = int(self.clock.time())
         end, count = writer.end, writer.count
         try:
             for envelope, text in definitions.items():
