@@ -229,6 +229,7 @@ class Store:
         writer.seen_s = at_s
         if there or writer.hold is not None:  # held: a put is in the middle of it
             return writer
+        self._check_own(level, depth)
         self._seal(level, depth, writer)
         return None
 
@@ -354,12 +355,16 @@ class Store:
         except OSError:
             return  # only the cut failed: the file is longer than it need be, what it holds is whole
 
+    def _check_own(self, level: dict[str, SegmentWriter], depth: int) -> None:
+        """Raise QueueUnavailable in a child that was forked meanwhile: these segments are its parent's."""
+        if depth < _DEPTH_MAX and self._levels[depth] is not level:
+            raise QueueUnavailable(reason="forked")
+
     def _give_up(
         self, level: dict[str, SegmentWriter], depth: int, writer: SegmentWriter, end: int, count: int
     ) -> None:
         """End a segment at its last promised event."""
-        if depth < _DEPTH_MAX and self._levels[depth] is not level:  # a child that was forked meanwhile: not its own
-            raise QueueUnavailable(reason="forked")
+        self._check_own(level, depth)
         writer.take_back(end, count)
         if level.get(writer.header.lane) is writer:
             self._seal(level, depth, writer)
