@@ -101,11 +101,11 @@ class Store:
         )  # fmt: skip
         self.closed = False
         self._left_to_do: list[Callable[[], None]] = []
-        """What is done once the put that is under way has ended, and its lock is free."""
+        """What is done once nothing is under way on a thread any more."""
 
     def put(self, events: Sequence[Event], *, wait: bool = True, tries: int = _ROOM_TRIES) -> None:
         """Append all of them or none.  See Queue.put.  ``wait``: as long as ``overflow`` says."""
-        if self._is_opening() or (self.durable and get_ident() in self.syncs.syncing):
+        if self._is_opening() or (self.durable and self.syncs.is_syncing_here()):
             self._put_aside(events)
             return
         try:
@@ -138,10 +138,17 @@ class Store:
                 self.do_what_is_left()
 
     @property
+    def may_be_waited_for(self) -> bool:
+        """Whether this thread is where who has the claims' lock may wait for it: there it can't wait for that lock."""
+        return not is_mine(self._claims.lock) and (
+            is_mine(self.lock) or self._is_opening() or self.syncs.is_syncing_here()
+        )
+
+    @property
     def is_interrupted(self) -> bool:
-        """Whether this thread is in the middle of a put, or of a sync: there nothing can be ended."""
-        inside = is_mine(self.lock) and (self._depth > 0 or not is_mine(self._claims.lock))
-        return inside or get_ident() in self.syncs.syncing
+        """Whether this thread is in the middle of something under which nothing can be ended."""
+        inside = (self._depth > 0 and is_mine(self.lock)) or self._is_opening() or self.syncs.is_syncing_here()
+        return inside or self.may_be_waited_for
 
     def close_later(self, close: Callable[[], None]) -> None:
         """Refuse further puts, and close when what this thread is in the middle of has ended."""
@@ -149,7 +156,7 @@ class Store:
         self._left_to_do.append(close)
 
     def do_what_is_left(self) -> None:
-        """Do what was put off to the end of a put, unless another one of this thread is still under way."""
+        """Do what was put off to the end of something, unless this thread is still in the middle of it."""
         while self._left_to_do and not self.is_interrupted:
             try:
                 work = self._left_to_do.pop()
