@@ -87,7 +87,7 @@ class Count:
     def stats(self) -> QueueStats:
         """Return the count of one instant."""
         store, claims = self.store, self.claims
-        if store.may_be_waited_for:
+        if store.interruptions.may_be_waited_for:
             return self._stats_interrupting()
         self._look_at_files()
         with claims.lock:
@@ -228,7 +228,7 @@ class Count:
         ``bytes_wanted``: no more than frees so many.  ``oldest``: of each lane no more than so many, and these only
         while they are settled.  Nothing is done where this thread may be waited for.  Raises OSError.
         """
-        if self.store.may_be_waited_for:
+        if self.store.interruptions.may_be_waited_for:
             return 0
         freed = 0
         with self.claims.lock:

@@ -259,7 +259,7 @@ class JournalQueue:
         try:
             return self._keeper.tend()
         finally:
-            self._store.do_what_is_left()
+            self._store.interruptions.do_what_is_left()
             self._say()
 
     def scan(self) -> int:
@@ -280,7 +280,7 @@ class JournalQueue:
                 with suppress(OSError):  # the next one, or the end, will
                     self._count.reap_own()
         finally:
-            self._store.do_what_is_left()
+            self._store.interruptions.do_what_is_left()
             self._say()
         return safe
 
@@ -291,7 +291,7 @@ class JournalQueue:
         try:
             return self._count.stats()
         finally:
-            self._store.do_what_is_left()
+            self._store.interruptions.do_what_is_left()
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child."""
@@ -314,7 +314,7 @@ class JournalQueue:
 
         In a signal handler that interrupts something here, the rest is done when that has ended.
         """
-        if self._store.is_interrupted:
+        if self._store.interruptions.nothing_can_end:
             self._store.close_later(self._close)
         else:
             self._close()
