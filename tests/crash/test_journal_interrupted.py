@@ -230,37 +230,49 @@ def test_a_put_over_who_has_the_claims_lock(folder: Path) -> None:
     assert drain(queue) == [1, 2]
 
 
+class Opening:
+    """Interrupts the next opening of a file on the thread that does not say otherwise, in the middle."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        lock, self._open = RLock(), os.open  # all queues share the lock: if it were left locked, others would hang
+        patch.setattr(disk_module, "_opening", lock)
+        patch.setattr(Disk, "is_opening_here", lock._is_owned)
+        patch.setattr(disk_module.os, "open", self.open)
+        self.others: list[threading.Thread] = []
+        """The threads that ``interrupt`` started."""
+        self._interrupts: Iterator[Callable[[], None]] = iter([])
+
+    def interrupt(self, work: Callable[[], None]) -> None:
+        """Do this in the middle of the next one."""
+        self._interrupts = iter([work])
+
+    def open(self, *arguments: Any, **keywords: Any) -> int:
+        """Open a file, and before that do what is to interrupt it."""
+        for work in self._interrupts:
+            work()
+        return self._open(*arguments, **keywords)
+
+
+@pytest.fixture
+def opening(monkeypatch: pytest.MonkeyPatch) -> Opening:
+    """Return what interrupts the opening of files."""
+    return Opening(monkeypatch)
+
+
 @pytest.mark.parametrize("what", ["a file is opened", "a put opens a file", "nobody is a writer yet"])
-def test_a_put_over_the_opening_of_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_a_put_over_the_opening_of_a_file(folder: Path, opening: Opening, what: str) -> None:
     """Another thread's put begins a segment meanwhile; neither waits for the other, and all of it is stored."""
-    lock = RLock()  # all queues share it: if it were left locked, others would hang
-    monkeypatch.setattr(disk_module, "_opening", lock)
-    monkeypatch.setattr(Disk, "is_opening_here", lock._is_owned)
     queue = JournalQueue(folder)
     if what != "nobody is a writer yet":
         queue.put([event(0, BIG)])
-    me, real_open = [0], os.open
-    nested = iter([2])
 
-    def interrupted_open(*arguments: Any, **keywords: Any) -> int:
-        if threading.get_ident() == me[0]:
-            for n in nested:
-                others.append(begun(lambda: queue.put([event(1, BIG)])))
-                queue.put([event(n)])
-        return real_open(*arguments, **keywords)
+    def interrupt() -> None:
+        opening.others.append(begun(lambda: queue.put([event(1, BIG)])))
+        queue.put([event(2)])
 
-    def work() -> None:
-        me[0] = threading.get_ident()
-        if what == "a put opens a file":
-            queue.put([event(3, BIG)])
-        else:
-            queue.scan()
-
-    others: list[threading.Thread] = []
-    monkeypatch.setattr(disk_module.os, "open", interrupted_open)
-    in_time(work)
-    in_time(*(thread.join for thread in others))
-    monkeypatch.undo()
+    opening.interrupt(interrupt)
+    in_time((lambda: queue.put([event(3, BIG)])) if what == "a put opens a file" else queue.scan)
+    in_time(*(thread.join for thread in opening.others))
     expected = {"a file is opened": [0, 1, 2], "a put opens a file": [0, 1, 2, 3], "nobody is a writer yet": [1, 2]}
     stats = queue.stats()
     assert closes(stats)
@@ -269,6 +281,30 @@ def test_a_put_over_the_opening_of_a_file(folder: Path, monkeypatch: pytest.Monk
     assert len(os.listdir(folder / "writers")) == 1
     queue.close()
     assert inspect.folder_status(folder).closes
+
+
+def test_the_count_over_the_opening_of_a_file(folder: Path, opening: Opening) -> None:
+    """Another thread, in the middle of a claim, wants to open one, too: the sum closes, and the claim goes on."""
+    queue = JournalQueue(folder)
+    for n in range(4):
+        queue.put([event(n, BIG)])
+    assert len(queue.claim(URL, 1, ALL)) == 1
+    seen: list[QueueStats] = [queue.stats()]
+    claimed: list[Any] = []
+
+    def interrupt() -> None:
+        opening.others.append(begun(lambda: claimed.extend(queue.claim(URL, 4, ALL))))
+        seen.append(queue.stats())
+        queue.sync(0.1)
+        queue.close()
+
+    opening.interrupt(interrupt)
+    in_time(queue.scan)
+    in_time(*(thread.join for thread in opening.others))
+    assert len(claimed) == 3
+    queue.stats()
+    assert [closes(one) for one in [*seen, queue.stats()]] == [True] * 3
+    assert delivered_by_another(folder) == [0, 1, 2, 3]
 
 
 def test_a_put_over_a_sync(folder: Path) -> None:

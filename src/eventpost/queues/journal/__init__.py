@@ -7,8 +7,9 @@ processes wait up to 134 ms for each other, in the middle of somebody's web requ
 Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives here)
 -> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) ->
 ``presence`` (becoming a writer) -> ``store`` (put) -> ``room`` (the bound) -> ``sync`` (group commit) -> ``voided``
-(what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``bounds``, ``expiry`` (of what is parked) ->
-``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what the command line shows).
+(what it refused) -> ``interruption`` (signal handlers) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``bounds``,
+``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what the
+command line shows).
 ``disk`` is the one object through which all of them reach files; hand in another one to break things.
 
 An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of
@@ -33,7 +34,7 @@ totals.lock            who folds a segment              for the moment of the ch
 After taking a lock the name is looked at again: the file may have been unlinked in between.  What is unlinked because
 its holder is dead, is unlinked under its lock.  A forked child closes what it inherited, without unlocking, and starts
 as a writer of its own.  Observers are called once no lock is held.  The locks between threads, and what keeps a signal
-handler's put from waiting for them in a circle, are in ``store``.
+handler from waiting for them in a circle, are in ``interruption``.
 
 What a crash can leave, and what is made of it: half a frame at the end (cut: its put never returned); an event that was
 delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is dead: who

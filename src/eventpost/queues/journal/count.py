@@ -5,8 +5,8 @@ take the put lock, for some microseconds.  Files are looked at before that, unde
 others settled of the segments that this process only stores, what became of its dead letters, and, no more often than a
 twentieth of the time, how many bytes lie in the folder and how old the oldest event is.
 
-A signal handler may ask in the middle of a put.  It then waits a moment only for the claims' lock, whose holder may
-wait for that put, and looks at no files.
+A signal handler may ask in the middle of anything.  Where who has the claims' lock may wait for what it interrupts, it
+waits a moment only for that lock, looks at no files, and says what it last said if all it finds is half of a change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from ...clock import Clock
-from ...sender.primitives import is_mine
 from ...watch.signals import Signal, Trouble
 from ..protocol import QueueStats
 from . import format as fmt
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _LOOK_SHARE: Final = 20
 _TIME_STEP_NS: Final = 100_000_000
 _TORN_MAX: Final = 10
-_OVER_A_PUT_S: Final = 0.05
+_INTERRUPTING_S: Final = 0.05
 
 
 class _Seen:
@@ -83,25 +82,31 @@ class Count:
         self._looked_at, self._look_s = -inf, 0.0
         self._stored_bytes = 0
         self._oldest_at_s: int | None = None
+        self._said = QueueStats()
 
     def stats(self) -> QueueStats:
         """Return the count of one instant."""
         store, claims = self.store, self.claims
-        over_a_put = is_mine(store.lock) and not is_mine(claims.lock)
-        if over_a_put:
-            had = claims.lock.acquire(timeout=_OVER_A_PUT_S)
-            try:
-                return self._read_whole()
-            finally:
-                if had:
-                    claims.lock.release()
+        if store.interruptions.may_be_waited_for:
+            return self._stats_interrupting()
         self._look_at_files()
         with claims.lock:
             stats = self._read_whole()
             if not _closes(stats):
                 with store.lock:
                     stats = self._read_whole()
+        self._said = stats
         return stats
+
+    def _stats_interrupting(self) -> QueueStats:
+        lock = self.claims.lock
+        had = lock.acquire(timeout=_INTERRUPTING_S)
+        try:
+            stats = self._read_whole()
+        finally:
+            if had:
+                lock.release()
+        return stats if _closes(stats) else self._said
 
     def _read_whole(self) -> QueueStats:
         """Read again where a put came in between, on another thread or in a signal handler on this one."""
@@ -221,9 +226,9 @@ class Count:
         """Fold own sealed segments that others settled, and take their outcomes into the own count; returns the bytes.
 
         ``bytes_wanted``: no more than frees so many.  ``oldest``: of each lane no more than so many, and these only
-        while they are settled.  Nothing is done in the middle of a put.  Raises OSError.
+        while they are settled.  Nothing is done where this thread may be waited for.  Raises OSError.
         """
-        if is_mine(self.store.lock) and not is_mine(self.claims.lock):
+        if self.store.interruptions.may_be_waited_for:
             return 0
         freed = 0
         with self.claims.lock:

@@ -259,6 +259,7 @@ class JournalQueue:
         try:
             return self._keeper.tend()
         finally:
+            self._store.interruptions.do_what_is_left()
             self._say()
 
     def scan(self) -> int:
@@ -279,7 +280,7 @@ class JournalQueue:
                 with suppress(OSError):  # the next one, or the end, will
                     self._count.reap_own()
         finally:
-            self._store.do_what_is_left()
+            self._store.interruptions.do_what_is_left()
             self._say()
         return safe
 
@@ -287,7 +288,10 @@ class JournalQueue:
         """See Queue.stats."""
         if self._last is not None:
             return self._last
-        return self._count.stats()
+        try:
+            return self._count.stats()
+        finally:
+            self._store.interruptions.do_what_is_left()
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child."""
@@ -308,9 +312,9 @@ class JournalQueue:
     def close(self, timeout_s: float = 10.0) -> None:  # noqa: ARG002 - nothing here waits for anybody
         """See Queue.close.  What is not delivered stays in the folder, where any sender may take it.
 
-        In a signal handler that interrupts a put, the rest is done when that put has ended.
+        In a signal handler that interrupts something here, the rest is done when that has ended.
         """
-        if self._store.is_interrupted:
+        if self._store.interruptions.nothing_can_end:
             self._store.close_later(self._close)
         else:
             self._close()

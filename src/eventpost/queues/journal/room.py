@@ -70,7 +70,7 @@ class Room:
         if full.looked_at is None:
             return False
         claims = self._claims.lock
-        if not is_mine(self._lock) or is_mine(claims):
+        if not is_mine(self._lock) or is_mine(claims):  # what interrupts an open or a sync does not come here
             made = self._make(full.size)
         elif claims.acquire(False):
             try:

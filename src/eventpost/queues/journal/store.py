@@ -3,18 +3,10 @@
 No put waits for another process, and within a process a put is a few microseconds under one re-entrant lock.  A put
 that interrupts a put on the same thread (a signal handler, ``__del__``) finds the lock its own and the depth above
 zero: it writes to segments of that depth, which nobody else touches, and so never sees a half-done append.  Whatever
-such an interruption raises out of an append (KeyboardInterrupt) ends that segment at its last promised event, and a
-close in such an interruption is done once the put that it interrupts has ended.
+such an interruption raises out of an append (KeyboardInterrupt) ends that segment at its last promised event.  What
+else may be interrupted, and which lock stands outside which, is in ``interruption``.
 
-Locks, outermost first: the sync lock, the claims', the store's, and those that guard one thing and take no other: a
-writer's sync, and the disk's opening of files.  An interruption knows no such order: it comes while its thread holds
-any of them.  So that no two threads ever wait for each other:
-
-* who has the put lock waits for no claims' lock, nor for the sync lock: room is made outside of it;
-* what interrupts the innermost two, for which who has the put lock may wait, is put aside: into segments of its own,
-  under no lock at all.
-
-A put that waits for room waits outside all of them: the sender needs them to make that room.
+A put that waits for room waits outside all locks: the sender needs them to make that room.
 """
 
 from __future__ import annotations
@@ -33,6 +25,7 @@ from . import format as fmt
 from .claims import Claims
 from .disk import reason_of
 from .format import Kind
+from .interruption import Interruptions
 from .presence import Presence
 from .room import NoRoom, Room
 from .segment import ENVELOPES_MAX, SegmentWriter
@@ -78,7 +71,6 @@ class Store:
         self._make_room = make_room
         self._reap = reap
         self._claims = claims
-        self._is_opening = folder.disk.is_opening_here
         self.reset()
 
     def reset(self) -> None:
@@ -100,12 +92,15 @@ class Store:
             make=self._make_room,
         )  # fmt: skip
         self.closed = False
-        self._left_to_do: list[Callable[[], None]] = []
-        """What is done once the put that is under way has ended, and its lock is free."""
+        self.interruptions = Interruptions(
+            self.folder.disk, put_lock=self.lock, put_depth=lambda: self._depth, claims=self._claims, syncs=self.syncs
+        )
+        self._is_opening = self.interruptions.is_opening_here
+        self._left_to_do = self.interruptions.left_to_do
 
     def put(self, events: Sequence[Event], *, wait: bool = True, tries: int = _ROOM_TRIES) -> None:
         """Append all of them or none.  See Queue.put.  ``wait``: as long as ``overflow`` says."""
-        if self._is_opening() or (self.durable and get_ident() in self.syncs.syncing):
+        if self._is_opening() or (self.durable and self.syncs.is_syncing_here()):
             self._put_aside(events)
             return
         try:
@@ -135,27 +130,12 @@ class Store:
                 raise
         finally:
             if self._left_to_do:
-                self.do_what_is_left()
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether this thread is in the middle of a put, or of a sync: there nothing can be ended."""
-        inside = is_mine(self.lock) and (self._depth > 0 or not is_mine(self._claims.lock))
-        return inside or get_ident() in self.syncs.syncing
+                self.interruptions.do_what_is_left()
 
     def close_later(self, close: Callable[[], None]) -> None:
         """Refuse further puts, and close when what this thread is in the middle of has ended."""
         self.closed = True
         self._left_to_do.append(close)
-
-    def do_what_is_left(self) -> None:
-        """Do what was put off to the end of a put, unless another one of this thread is still under way."""
-        while self._left_to_do and not self.is_interrupted:
-            try:
-                work = self._left_to_do.pop()
-            except IndexError:  # another thread did it
-                return
-            work()
 
     def _put_when_there_is_room(self, events: Sequence[Event]) -> None:
         deadline = self.clock.monotonic() + self.block_timeout_s

@@ -43,8 +43,8 @@ class Syncs:
         self._end = end
         self._sync_path = sync_path
         self._sync_lock = RLock()
-        self.syncing: set[int] = set()
-        """The threads that hold a writer's sync, for which who has the put lock may wait."""
+        self._syncing: set[int] = set()
+        """The threads that are in the middle of one."""
         self._unsynced: dict[str, SegmentWriter] = {}
         """At ``os``: what was begun and is not known to be safe in full, sealed or not, by its path."""
 
@@ -58,6 +58,10 @@ class Syncs:
             self._sync_in_turn(writer, end)
         if writer.synced < end:
             raise QueueUnavailable("the disk refused a sync; the segment is given up", reason="sync_failed")
+
+    def is_syncing_here(self) -> bool:
+        """Tell whether this thread is in the middle of a sync, for which who has the put lock may wait."""
+        return get_ident() in self._syncing
 
     def _sync_in_turn(self, writer: SegmentWriter, end: int) -> None:
         try:
@@ -73,13 +77,13 @@ class Syncs:
         with self.lock:  # end and count of one moment
             end, count = writer.end, writer.count
         me, synced = get_ident(), False
-        outermost = me not in self.syncing
+        outermost = me not in self._syncing
         try:
-            self.syncing.add(me)
+            self._syncing.add(me)
             synced = writer.sync(self.folder.disk, end, count)
         finally:
             if outermost:
-                self.syncing.discard(me)
+                self._syncing.discard(me)
         if not synced:
             self._end(writer)
         return synced
@@ -102,6 +106,8 @@ class Syncs:
         No put waits for it.  ``some``: these only, of what ``unsynced`` returned.
         """
         if self.durable:
+            if self.folder.disk.is_opening_here() or self.is_syncing_here():
+                return True  # who has the put lock may wait for this thread; what was promised is safe
             with self.lock:
                 writers = self._writers()
             synced = [self._sync(writer) for writer in writers]
