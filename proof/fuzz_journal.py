@@ -23,7 +23,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from eventpost.queues.journal import JournalQueue, dead, inspect
+from eventpost.queues.journal import JournalQueue, dead, inspect, verify
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.segment import Cursor, JournalLease
 
@@ -213,7 +213,7 @@ class JournalTarget:
         """Read it in one of the ways of the command line; they raise OSError or ValueError at most."""
         way = self._number % 3
         if way == 2:
-            inspect._verify_segment(folder, f"segments/{NAME}", alive=False)
+            verify._verify_segment(folder, f"segments/{NAME}", alive=False)
             return
         try:
             if way == 0:

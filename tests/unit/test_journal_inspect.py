@@ -11,7 +11,7 @@ import pytest
 from tests.support import URL, drain, event, number_of
 from tests.unit.test_journal_segments import adopt, left_by_a_dead_writer
 
-from eventpost.queues.journal import JournalQueue, inspect
+from eventpost.queues.journal import JournalQueue, dead, inspect
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.protocol import Answer
 from eventpost.testing.clock import ManualClock
@@ -53,6 +53,7 @@ def test_dead_letters_are_listed_retried_and_discarded(tmp_path: Path) -> None:
         ("rejected", 400, "no such project", 1)
     ] * 3
     assert letters[0].event == event(4)
+    assert [one.origin for one in letters] == [one.id for one in inspect.tail(tmp_path / "j") if one.state == "dead"]
     assert inspect.retry_dead(tmp_path / "j", [letters[0].id]) == 1
     assert inspect.discard_dead(tmp_path / "j", [letters[1].id]) == 1
     status = inspect.folder_status(tmp_path / "j")
@@ -64,8 +65,26 @@ def test_dead_letters_are_listed_retried_and_discarded(tmp_path: Path) -> None:
     status = inspect.folder_status(tmp_path / "j")
     assert (status.accepted, status.delivered, status.queued, status.dead) == (10, 8, 0, 1)
     assert status.closes
-    with pytest.raises(KeyError):
-        inspect.discard_dead(tmp_path / "j", ["nothing:1"])
+    for unknown in ("nothing:1", "nothing", "", letters[1].id, f"../segments/{letters[1].id}", "a:x"):
+        with pytest.raises(KeyError):
+            inspect.discard_dead(tmp_path / "j", [unknown])
+
+
+def test_who_names_dead_letters_waits_for_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a heap of dead letters only the segments are read that the ids name."""
+    for _ in range(3):
+        mixed(tmp_path / "j").close()
+    letters = list(inspect.dead_letters(tmp_path / "j"))
+    read: list[str] = []
+    read_all = dead.letters
+
+    def noted(folder: Any, name: str) -> Any:
+        read.append(name)
+        return read_all(folder, name)
+
+    monkeypatch.setattr(dead, "letters", noted)
+    assert inspect.discard_dead(tmp_path / "j", [letters[4].id]) == 1
+    assert read == [letters[4].id.partition(":")[0] + ".seg"]
 
 
 def test_tail_shows_the_newest_with_their_state(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
@@ -13,8 +13,12 @@ from .. import __version__
 from ..errors import JournalUnusable
 from ..queues.journal import inspect
 from ..queues.journal.repair import repair as mend
+from ..queues.journal.shown import count, needs_a_person, seen_as_dict
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
+from .purge import TIMEOUT_S, run_purge
+from .relay import Config, make_token, run_relay, settings_or_usage
+from .relay_options import with_settings
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -83,6 +87,25 @@ def send(
 
 
 @app.command()
+@with_settings
+def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
+    """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
+    raise typer.Exit(run_relay(settings_or_usage(flags, config)))
+
+
+@app.command("relay-token")
+def relay_token(*, json_: Json = False) -> None:
+    """Make a token for the relay: itself, which is shown this once, and its digest for the relay's settings."""
+    token, digest = make_token()
+    if json_:
+        show.say_json({"token": token, "digest": digest})
+        return
+    show.say(f"token:  {token}")
+    show.say(f"digest: {digest}")
+    show.say("The relay gets the digest (--token, or --page-token for the page); who sends or looks gets the token.")
+
+
+@app.command()
 def status(journal: Journal, *, json_: Json = False) -> None:
     """Count a folder, over all processes and restarts.  Exit code 1: something needs a person."""
     counted = inspect.folder_status(journal)
@@ -93,7 +116,7 @@ def status(journal: Journal, *, json_: Json = False) -> None:
         show.say_json(inspect.as_dict(counted))
     else:
         show.show_status(counted)
-    if show.needs_a_person(counted):
+    if needs_a_person(counted):
         raise typer.Exit(1)
 
 
@@ -112,7 +135,7 @@ def tail(
     followed = inspect.Tail(inspect.open_folder(journal))
     seen = followed.look(last)
     while True:
-        rows = [show.seen_as_dict(one, visitor_ids=visitor_ids) for one in seen]
+        rows = [seen_as_dict(one, visitor_ids=visitor_ids) for one in seen]
         if json_:
             show.say_json_lines(rows)
         else:
@@ -121,6 +144,26 @@ def tail(
             return
         time.sleep(FOLLOW_S)
         seen = followed.look()
+
+
+@app.command()
+def purge(
+    visitor: Annotated[
+        str,
+        typer.Option("--visitor", metavar="ID", help="The visitor's id; - reads it from stdin.", show_default=False),
+    ],
+    journal: Journal,
+    *,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Wait this many seconds for those who have segments in hand.")
+    ] = TIMEOUT_S,
+    json_: Json = False,
+) -> None:
+    """Erase one visitor's queued and dead events from the disk, for good, and what is left of settled ones.
+
+    Exit code 1: something is not erased yet; it stays asked for.
+    """
+    raise typer.Exit(run_purge(journal, visitor, timeout_s=timeout, json_=json_))
 
 
 @app.command()
@@ -146,7 +189,7 @@ def verify(
         show.say_json({"repaired": done, "findings": found} if repair else found)
     else:
         for what in repaired:
-            lost = f", {show.count(what.events, 'event')} dropped: damaged" if what.events else ""
+            lost = f", {count(what.events, 'event')} dropped: damaged" if what.events else ""
             show.say(f"{what.did}: {what.path}: {what.detail}{lost}", style="yellow" if what.did == "left" else "green")
         if repair and not repaired:
             show.say("nothing to repair")

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from ..queues.journal import inspect
 from ..queues.journal.dead import DeadLetter
+from ..queues.journal.shown import count, letter_as_dict
 from . import show
 
 app = typer.Typer(
@@ -35,9 +36,7 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 @app.command("list")
 def list_(journal: Journal, *, json_: Json = False, visitor_ids: VisitorIds = False) -> None:
     """List the dead letters, oldest first."""
-    rows = [
-        show.letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in inspect.dead_letters(journal)
-    ]
+    rows = [letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in inspect.dead_letters(journal)]
     if json_:
         show.say_json(rows)
     elif not rows:
@@ -58,7 +57,7 @@ def show_(
     letter = next((one for one in inspect.dead_letters(journal) if one.id == id_), None)
     if letter is None:
         raise KeyError(id_)
-    value = show.letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
+    value = letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
     if json_:
         show.say_json(value)
         return
@@ -108,23 +107,23 @@ def export(
         sys.stdout.flush()
         return
     inspect.open_folder(journal)  # no journal, no file
-    count = 0
+    written = 0
     with (
         os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
         Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar,
     ):
         task = bar.add_task("writing", total=None)
-        for count, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
+        for written, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
             file.write(text)
-            bar.update(task, completed=count)
-    show.say(f"{show.count(count, 'dead letter')} written to {output}", to=show.err)
+            bar.update(task, completed=written)
+    show.say(f"{count(written, 'dead letter')} written to {output}", to=show.err)
 
 
 def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) -> Iterator[tuple[int, str]]:
     """Yield the text of an export, piece by piece, with the letters so far: there may be more than memory holds."""
     count = 0
     for count, letter in enumerate(letters, 1):
-        value = show.letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
+        value = letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
         if array:
             yield count, ("[\n" if count == 1 else ",\n") + textwrap.indent(json.dumps(value, indent=2), "  ")
         else:
@@ -147,7 +146,7 @@ def _change(
     if ask and chosen:
         if sys.stdin is None or not sys.stdin.isatty():
             raise typer.BadParameter("discarding cannot be undone: say --yes where nobody can be asked")
-        typer.confirm(f"Discard {show.count(len(chosen), 'dead letter')} for good?", abort=True)
+        typer.confirm(f"Discard {count(len(chosen), 'dead letter')} for good?", abort=True)
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task(word, total=len(chosen))
         done = change(journal, chosen if ask or not all_ else None, progress=lambda count: bar.advance(task, count))

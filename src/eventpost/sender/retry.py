@@ -13,6 +13,7 @@ answer                          verdict
 407                             Hold: the proxy is; no event was ever the reason for it
 a failed certificate check      Hold
 not sent from a test run        Hold
+not on an allow-list            Hold
 ==============================  =====================================================================================
 
 Guards, applied by the sender with what it remembers of the lane (:class:`History`):
@@ -38,8 +39,8 @@ from ..transports.protocol import Response, TransportError
 _HOLD_STATUSES: Final = frozenset({401, 403, 404, 405, 407})
 _LATER_STATUSES: Final = frozenset({408, 425, 429})
 _DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
-UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed", "test_run"})
-_HOLD_KINDS: Final = {"tls": "certificate", "test_run": "test_run"}
+UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed", "test_run", "not_allowed"})
+_HOLD_KINDS: Final = {"tls": "certificate", "test_run": "test_run", "not_allowed": "not_allowed"}
 
 
 @dataclass(frozen=True, slots=True)  # and no tuple: verdicts of two kinds are never equal

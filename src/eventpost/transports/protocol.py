@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from ..event import Envelope, shown_url
 
 FaultKind = Literal[
-    "dns", "connect", "tls", "timeout", "reset", "protocol", "dispatcher", "closed", "test_run", "other"
+    "dns", "connect", "tls", "timeout", "reset", "protocol", "dispatcher", "closed", "test_run", "not_allowed", "other"
 ]
 BODY_EXCERPT_BYTES_MAX = 4096
 
@@ -54,7 +54,7 @@ class TransportError:
     """No answer.
 
     ``kind`` "tls" is a failed certificate check; "dispatcher" a custom dispatcher's False or exception; "test_run"
-    what a test run does not send to Optimizely.
+    what a test run does not send to Optimizely; "not_allowed" what may not be sent to that URL from here.
 
     ``message`` says what to do where that is known, and holds neither payload nor secrets.
     """

@@ -32,7 +32,10 @@ _VOID: Final = bytes([Outcome.VOID])
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DeadLetter:
-    """One dead letter.  ``id`` names it to the command line; ``at_s`` is when it died, in seconds since the epoch."""
+    """One dead letter.  ``id`` names it to the command line; ``at_s`` is when it died, in seconds since the epoch.
+
+    ``origin`` is the id that the event had as it waited.
+    """
 
     id: str
     event: Event
@@ -41,6 +44,7 @@ class DeadLetter:
     answer: str
     at_s: int
     attempts: int
+    origin: str = ""
 
     def __repr__(self) -> str:
         return f"DeadLetter({self.id!r}, {self.event!r}, {self.reason!r}, status={self.status})"
@@ -235,7 +239,7 @@ def _letter(name: str, frame: Frame, meta: dict[str, Any], event: Event) -> Dead
     return DeadLetter(
         id=f"{name.removesuffix('.seg')}:{frame.ordinal}", event=event, reason=str(meta.get("reason", "")),
         status=int(meta.get("status", 0)), answer=str(meta.get("answer", "")), at_s=frame.at_s,
-        attempts=int(meta.get("attempts", 0)),
+        attempts=int(meta.get("attempts", 0)), origin=str(meta.get("origin", "")).replace(".seg:", ":"),
     )  # fmt: skip
 
 

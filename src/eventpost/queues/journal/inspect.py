@@ -8,7 +8,6 @@ tell.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,11 +18,12 @@ from ...event import shown_url
 from . import dead, totals
 from . import format as fmt
 from .dead import DeadLetter
-from .folder import Folder, resolved, writer_of
+from .folder import Folder, open_folder
 from .format import DROPPED, SETTLED, Kind, Outcome
 from .queue import JournalQueue
 from .segment import count_outcomes
 from .tail import Seen, Tail, events
+from .verify import Finding, verify
 
 __all__ = [
     "Finding",
@@ -43,7 +43,6 @@ __all__ = [
 ]  # fmt: skip
 
 _DEAD_WAIT_S = 5.0
-_TOTALS_LOST = "totals.json cannot be read; the counts of segments that are gone are lost"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -90,30 +89,6 @@ class FolderStatus:
         return self.accepted == self.delivered + self.queued + self.dead + sum(self.dropped.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that ``verify`` found.  ``kind``: damaged, torn, header, newer, leftover, totals."""
-
-    path: str
-    kind: str
-    at_byte: int
-    length_bytes: int
-    detail: str
-
-
-def open_folder(path: str | os.PathLike[str]) -> Folder:
-    """Return the folder of a journal.  Raises FileNotFoundError if it is none, JournalUnusable if it can't be used."""
-    try:
-        found = stat.S_ISDIR(os.stat(os.path.join(resolved(path), "segments")).st_mode)
-    except PermissionError:
-        found = True  # not ours to see: below it is said whose it is
-    except (OSError, ValueError):
-        found = False
-    if not found:
-        raise FileNotFoundError(2, "no journal here (no folder named segments in it); check the path", os.fspath(path))
-    return Folder(path, disk=None, gid=None, allow_network_fs=True)
-
-
 class _Part(NamedTuple):
     """What one segment adds to the sum; ``first_at_s`` is when its oldest event without an outcome was put."""
 
@@ -132,7 +107,7 @@ def folder_status(path: str | os.PathLike[str], *, clock: Clock | None = None) -
     """Count a folder.  Raises as ``open_folder``."""
     folder, now_s = open_folder(path), (clock or SystemClock()).time()
     gone = totals.read(folder)
-    trouble = [_TOTALS_LOST] if "unreadable" in gone else []
+    trouble = [totals.LOST] if "unreadable" in gone else []
     newer: list[str] = []
     folded = set(gone["folded"])
     parts = list(_parts(folder, "segments", folded, newer, trouble))
@@ -213,7 +188,11 @@ def tail(path: str | os.PathLike[str], *, last: int | None = 10) -> list[Seen]:
 def dead_letters(path: str | os.PathLike[str]) -> Iterator[DeadLetter]:
     """Yield the dead letters, oldest first."""
     folder = open_folder(path)
-    for name in folder.segment_names(folder.dead):
+    yield from _letters(folder, folder.segment_names(folder.dead))
+
+
+def _letters(folder: Folder, names: Iterable[str]) -> Iterator[DeadLetter]:
+    for name in names:
         try:
             for _, letter in dead.letters(folder, name):
                 yield letter
@@ -268,88 +247,21 @@ def discard_dead(
 
 
 def _chosen(path: str | os.PathLike[str], ids: Iterable[str] | None) -> list[DeadLetter]:
-    by_id = {letter.id: letter for letter in dead_letters(path)}
-    return list(by_id.values()) if ids is None else [by_id[one] for one in dict.fromkeys(ids)]
+    if ids is None:
+        return list(dead_letters(path))
+    folder, wanted = open_folder(path), dict.fromkeys(ids)
+    there = {_place(one)[0] for one in wanted}
+    names = [name for name in folder.segment_names(folder.dead) if name in there]
+    by_id = {letter.id: letter for letter in _letters(folder, names)}
+    return [by_id[one] for one in wanted]
 
 
 def _place(letter_id: str) -> tuple[str, int]:
+    """Return the segment's name and the ordinal that an id names.  Raises KeyError."""
     stem, _, ordinal = letter_id.rpartition(":")
+    if not ordinal.isdecimal():
+        raise KeyError(letter_id)
     return f"{stem}.seg", int(ordinal)
-
-
-def verify(path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
-    """Read every byte of a folder and name what is damaged; changes nothing.
-
-    ``progress`` is told how many files were read, and of how many.
-    """
-    folder = open_folder(path)
-    findings: list[Finding] = []
-    paths = [f"{part}/{name}" for part in (folder.segments, folder.dead) for name in folder.disk.names(part)]
-    for done, full in enumerate(paths, 1):
-        name = os.path.basename(full)
-        if not name.endswith(".tmp"):
-            findings += _verify_segment(folder, full, alive=folder.is_alive(writer_of(name)))
-        elif not folder.is_alive(writer_of(name[1:])):
-            detail = "a dead writer's unfinished file; swept by itself"
-            findings.append(Finding(full, "leftover", 0, folder.disk.size(full), detail))
-        if progress is not None:
-            progress(done, len(paths))
-    if "unreadable" in totals.read(folder):
-        full = f"{folder.path}/totals.json"
-        findings.append(Finding(full, "totals", 0, folder.disk.size(full), _TOTALS_LOST))
-    return findings
-
-
-def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
-    try:
-        found = dead.read_segment(folder, full)
-    except fmt.NewerFormat as error:
-        return [Finding(full, "newer", 0, folder.disk.size(full), f"{error}; left alone")]
-    except (OSError, ValueError) as error:
-        return [Finding(full, "header", 0, folder.disk.size(full), str(error))]
-    if found is None:
-        return []
-    header, settled, data = found
-    findings = []
-    envelopes: set[int] = set()
-    expected = 0
-    places = list(dead.walk(data, header.records_at))
-    for index, (at, frame, damaged) in enumerate(places):
-        if frame is None:
-            last = index == len(places) - 1 and header.sealed_events is None
-            if last and alive:
-                continue  # a living writer is in the middle of it
-            torn = "half a record: its writer died before that put returned"
-            detail = torn if last else "a record's checksum does not hold"
-            findings.append(Finding(full, "torn" if last else "damaged", at, len(damaged), detail))
-        elif frame.kind == Kind.ENVELOPE:
-            envelopes.add(frame.envelope)
-        else:
-            if frame.ordinal != expected and not any(one.kind == "damaged" for one in findings):
-                findings.append(Finding(full, "damaged", at, 0, f"event {expected} is missing"))
-            if frame.envelope not in envelopes:
-                findings.append(Finding(full, "damaged", at, len(frame.payload), "its envelope is missing"))
-            expected = frame.ordinal + 1
-    unknown = sum(1 for byte in settled if byte and byte not in SETTLED)
-    if unknown:
-        detail = "unknown outcome bytes; these events count as unsettled"
-        findings.append(Finding(full, "damaged", header.outcomes_at, unknown, detail))
-    if header.sealed_events is not None and expected < header.sealed_events:
-        detail = f"{header.sealed_events - expected} events are missing at its end"
-        findings.append(Finding(full, "damaged", len(data), 0, detail))
-    return _without_accounted(findings, header, settled, places)
-
-
-def _without_accounted(
-    findings: list[Finding], header: fmt.Header, settled: bytes, places: list[tuple[int, fmt.Frame | None, bytes]]
-) -> list[Finding]:
-    """Leave out damage whose events are all settled: it was set aside and counted, and nothing waits behind it."""
-    there = {frame.ordinal for _, frame, _ in places if frame is not None and frame.kind != Kind.ENVELOPE}
-    if header.sealed_events is None or any(
-        settled[one] not in SETTLED for one in range(min(header.sealed_events, len(settled))) if one not in there
-    ):
-        return findings
-    return [one for one in findings if one.kind != "damaged" or one.at_byte == header.outcomes_at]
 
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 
 from . import dead, totals
 from . import format as fmt
-from .folder import SUFFIX, Folder, writer_of
+from .folder import SUFFIX, Folder, open_folder, writer_of
 from .format import SETTLED, Kind, Outcome
-from .inspect import open_folder
 
 
 @dataclass(frozen=True, slots=True)

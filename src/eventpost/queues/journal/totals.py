@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .folder import Folder
 
 NAME: Final = "totals.json"
+LOST: Final = "totals.json cannot be read; the counts of segments that are gone are lost"
 _COUNT_MAX: Final = 1 << 53
 """No count of events comes near it: a larger one is damage, and sums of such would be too large for their file."""
 

@@ -1,0 +1,67 @@
+"""What is shown of stored events: any shape that a relay may have taken, and masked."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.support import ENVELOPE
+
+from eventpost.event import Envelope, Event
+from eventpost.queues.journal import shown
+from eventpost.queues.journal.dead import DeadLetter
+
+WHOLE = Envelope("https://example.org/v1/events")
+
+
+def whole(value: Any) -> Event:
+    """One LogEvent with this body."""
+    return Event(WHOLE, json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 1, "text", [], {}, {"visitors": None}, {"visitors": {"a": 1}}, {"visitors": [1, None, []]},
+        {"visitors": [{"snapshots": None}]}, {"visitors": [{"snapshots": [1, None, {"events": 3}]}]},
+        {"visitors": [{"snapshots": [{"events": [1, None, []]}]}]}, {"visitors": [{"snapshots": {"events": []}}]},
+    ],
+)  # fmt: skip
+def test_a_batch_of_any_shape_is_shown(value: Any) -> None:
+    """A door takes what the endpoint would take; who looks at it must not stumble."""
+    event = whole(value)
+    keys, uuids, _ = shown.summary(event, visitor_ids=False)
+    assert (keys, uuids) == (f"<{len(event.payload)} bytes>", "-")
+    shown.payload(event, visitor_ids=False)
+
+
+def test_a_payload_that_is_nested_without_end_is_not_walked_through() -> None:
+    """It is shown by its length: no function that calls itself meets it."""
+    deep = Event(WHOLE, b'{"visitors":[' + b"[" * 900 + b"]" * 900 + b"]}")
+    assert shown.payload(deep, visitor_ids=False).startswith(f"<{len(deep.payload)} bytes")
+    assert shown.summary(deep, visitor_ids=False)[0] == f"<{len(deep.payload)} bytes>"
+    deeper = Event(WHOLE, b"[" * 100_000)
+    assert shown.payload(deeper, visitor_ids=False).startswith("<100000 bytes")
+
+
+def test_who_somebody_is_stays_masked_in_payload_answer_and_headers() -> None:
+    """And with visitor_ids all is shown as it is."""
+    body = {"visitors": [{"visitor_id": "ada@example.org", "snapshots": [{"events": [{"key": "k", "uuid": "u"}]}]}]}
+    envelope = Envelope("https://example.org/v1/events?key=s3cret", headers=(("Cookie", "abc"), ("Accept", "x")))
+    event = Event(envelope, json.dumps(body).encode())
+    letter = DeadLetter("a:0", event, "rejected", 400, "no ada@example.org for s3cret", 0, 1)
+    masked = shown.letter_as_dict(letter, visitor_ids=False, with_payload=True)
+    assert "ada" not in repr(masked)
+    assert "s3cret" not in repr(masked)
+    assert masked["headers"] == {"Cookie": "****", "Accept": "x"}
+    assert masked["answer"] == "no **** for ****"
+    assert (masked["events"], masked["uuids"], masked["visitors"]) == ("k", "u", "****")
+    plain = shown.letter_as_dict(letter, visitor_ids=True, with_payload=True)
+    assert (plain["visitors"], plain["answer"]) == ("ada@example.org", "no ada@example.org for s3cret")
+    assert plain["payload"].encode() == event.payload
+
+
+def test_one_visitor_of_a_shared_request_is_shown_like_a_batch() -> None:
+    """Its payload is the visitor itself."""
+    visitor = {"visitor_id": "v", "snapshots": [{"events": [{"key": "k", "uuid": "u"}, {"key": "l", "uuid": "w"}]}]}
+    event = Event(ENVELOPE, json.dumps(visitor).encode())
+    assert shown.summary(event, visitor_ids=True) == ("k, l", "u, w", "v")
