@@ -219,6 +219,29 @@ def test_a_living_process_that_only_stores_needs_no_word(tmp_path):
     assert status(path).dropped == {"purged": 1}
 
 
+def test_a_process_that_only_stores_and_tends_its_queue_counts_once_what_others_erase(tmp_path):
+    """As a relay's worker does: the note is none of its business, its events are the command's or a sender's."""
+    path = tmp_path / "j"
+    queue = JournalQueue(path, adopt="never", scan_interval_s=0.01)
+    dispatcher = EventDispatcher(queue, sender="none")
+    for one in (batch(visitor(ALICE, "1")), batch(visitor(BOB, "2"))):
+        assert dispatcher.dispatch_event(LogEvent(NOBODY, one))
+    (segment,) = (path / "segments").iterdir()
+    held = JournalQueue(path, adopt="always")
+    assert held.scan() == 1
+    assert purge(path, ALICE, timeout_s=0, progress=lambda *_: queue.tend()).left
+    time.sleep(0.05)
+    queue.tend()
+    assert (path / "purge.json").exists()
+    assert holding(tmp_path, ALICE) == [f"j/segments/{segment.name}"]
+    assert dispatcher.stats().dropped == {}
+    held.close()
+    assert purge(path, ALICE).left == []
+    report = dispatcher.stats()
+    assert (report.accepted, report.queued, report.dropped, report.closes) == (2, 1, {"purged": 1}, True)
+    dispatcher.close()
+
+
 def test_a_frozen_sender_is_named_and_erases_once_it_thaws(tmp_path):
     """Exit code 1, the process named, nothing of its events touched; what was asked is done as soon as it goes on."""
     path = tmp_path / "j"

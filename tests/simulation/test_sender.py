@@ -573,6 +573,24 @@ def test_a_probe_that_is_due_waits_for_room_without_spinning() -> None:
 # -- listeners and other people's mistakes
 
 
+def test_a_probe_that_is_due_and_finds_nothing_to_send_does_not_spin() -> None:
+    """A queue may promise what it does not hand out yet, as half a record of another process."""
+
+    class Promising(MemoryQueue):
+        def pending(self, lane: str) -> int:
+            return 1
+
+    world = World(lambda _: Response(403), queue=Promising())
+    world.queue.put(log_events(1))
+    world.run(5.0)
+    assert world.sender._lanes[UP].breaker.blocked
+    world.clock.advance(600.0)
+    assert world.queue.claim(UP, 1, 1)
+    requests = len(world.bodies)
+    assert 0.01 <= world.step() <= 0.1
+    assert len(world.bodies) == requests
+
+
 def test_listeners_to_requests_hear_each_event_once() -> None:
     """The first request of an event, not its retries, nor the halves of a batch that was refused."""
 

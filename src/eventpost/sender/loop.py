@@ -32,6 +32,7 @@ from .settlement import Settlement
 
 IDLE_S: Final = 60.0
 TELL_S: Final = 1.0
+PROBE_AGAIN_S: Final = 0.05
 ANSWER_CHARS_MAX: Final = 1024
 NEVER: Final = 1 << 62
 OnRequest = Callable[[Envelope, bytes], None]
@@ -399,7 +400,8 @@ class Sender:
                 if probe_at is None or (probe_at <= now and not self._in_flight.room(lane, now)):
                     continue  # a probe that is due and has no room begins when another request ends
                 if lane.former.held() or self._queue.pending(lane.url):
-                    at = min(at, probe_at)
+                    # One that is due could not begin: what is pending is not handed out (half of another's record).
+                    at = min(at, probe_at if probe_at > now else now + PROBE_AGAIN_S)
             else:
                 since = lane.former.forming_since
                 if since is not None and self._in_flight.room(lane, now) > 0:

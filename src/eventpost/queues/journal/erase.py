@@ -191,13 +191,23 @@ def _blanked(data: bytes, spans: Iterable[Span], blank: bytes) -> bytes:
     return bytes(changed)
 
 
-def erase(disk: Disk, fd: int, place: Place) -> None:
-    """Erase one place; what is erased already, or gone, stays as it is.  Raises OSError."""
+def erase(disk: Disk, fd: int, place: Place, header: fmt.Header | None) -> None:
+    """Erase one place; what is erased already, or gone, stays as it is.  Raises OSError.
+
+    ``header``: the segment's; its event's outcome is stored once more.  A sync that failed before may have forgotten
+    it: then it is in memory, and the next sync brings the device what is erased, but not that.
+    """
     record = read_record(disk, fd, place)
-    if record is not None:
-        changed = erased(record, place)
-        if changed != record:
-            disk.write(fd, changed, place.at)
+    if record is None:
+        return
+    changed = erased(record, place)
+    if changed == record:
+        return
+    if header is not None and 0 <= place.ordinal < header.events_max:
+        outcome = disk.read(fd, 1, header.outcomes_at + place.ordinal)
+        if outcome != b"\0":
+            disk.write(fd, outcome, header.outcomes_at + place.ordinal)
+    disk.write(fd, changed, place.at)
 
 
 # -- files that nobody has in hand
@@ -271,7 +281,7 @@ def carry_out(folder: Folder, file: str, places: Sequence[Place], parked: Mappin
                 disk.write(fd, bytes([outcome]), header.outcomes_at + place.ordinal)
                 done.purged += outcome is Outcome.PURGED
                 done.erased += outcome is Outcome.DEAD
-            erase(disk, fd, place)
+            erase(disk, fd, place, header)
         disk.datasync(fd)
     return done
 

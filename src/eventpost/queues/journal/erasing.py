@@ -64,7 +64,8 @@ class Erasing:
         claims = self.claims
         with claims.lock:
             cursors = {cursor.name: cursor for cursor in claims.open}
-            unopened = {writer.name: writer for lane in list(claims.lanes.values()) for writer in list(lane.own)}
+            own = [writer for lane in list(claims.lanes.values()) for writer in list(lane.own)]
+            unopened = {writer.name: writer for writer in own if writer.header.sender}  # others are anybody's
             for file, places in asked.items():
                 name = file.removeprefix(_SEGMENTS)
                 if name in cursors:
@@ -89,7 +90,7 @@ class Erasing:
                 wholes = [one.ordinal for one in there if one.whole]
                 self.claims.lose("purged", self.claims.purged.add(writer, wholes))
                 for place in there:
-                    erase.erase(disk, fd, place)
+                    erase.erase(disk, fd, place, writer.header)
                 if there:
                     disk.datasync(fd)
             finally:
@@ -102,7 +103,7 @@ class Erasing:
         touched = False
         for place in places:
             if place.at < end and self._settle(cursor, place, waiting):
-                erase.erase(disk, cursor.fd, place)
+                erase.erase(disk, cursor.fd, place, cursor.header)
                 touched = True
         if touched:
             cursor.buffer = b""  # it may hold what was erased

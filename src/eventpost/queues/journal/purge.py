@@ -37,6 +37,7 @@ _PLACES_MAX: Final = 50_000
 _WATCHED_MAX: Final = 256
 _POLL_S: Final = 0.05
 _ROUNDS_MAX: Final = 100
+"""Looks at the whole folder: what is put in the second in which it began may be found by each."""
 _KEPT: Final[tuple[str, ...]] = ("reason", "status", "attempts", "origin")
 """What stays of a dead letter's own text: not the answer, which may quote what was sent."""
 _SETTLED: Final = frozenset(bytes([one]) for one in SETTLED)
@@ -124,9 +125,11 @@ class _Purge:
 
     def _rounds(self) -> None:
         self.earlier = erase.read_note(self.folder)
-        rounds = 0
-        while (self._look(first=not rounds) or (self.earlier and not rounds)) and rounds < _ROUNDS_MAX:
-            rounds += 1
+        noted = bool(self.earlier)
+        for number in range(_ROUNDS_MAX):
+            if not self._look(first=not number) and not self.earlier:
+                break
+            noted = True
             self._watch()
             self._write_down()
             self._carry_out()
@@ -135,7 +138,7 @@ class _Purge:
                 self._carry_out()
             if self.earlier or self.todo:
                 break
-        if rounds:
+        if noted:
             self._write_down()
         for part in ("", *erase.PARTS):  # what was removed before, power loss must not bring back
             self.folder.disk.sync_folder(f"{self.folder.path}/{part}".rstrip("/"))
