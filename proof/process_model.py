@@ -62,7 +62,7 @@ class Watched:
             if holder is not None and not one.excused:
                 raise Violation(f"{one.uuid} is leased to {holder} and to {self.process.name}")
             one.holder = self.process.name
-            if one.event != lease.event:
+            if not one.may_be(lease.event):
                 raise Violation(f"{one.uuid} came out of the queue changed")
         return leases
 
@@ -83,6 +83,15 @@ class Watched:
         """Give back."""
         self.process.holds_no_more(leases)
         self.queue.release(leases, delay_s)
+
+    @property
+    def recalls(self) -> bool:
+        """Whether leases are wanted back."""
+        return self.process.kind != "memory" and self.process.queue.recalls
+
+    def recalled(self) -> None:
+        """Say that they are."""
+        self.process.queue.recalled()
 
     def bury(self, leases: Sequence[Lease], reason: str, answer: Answer | None = None) -> None:
         """Set aside."""

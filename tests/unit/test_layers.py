@@ -67,7 +67,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hypothesis": ("testing",),
     "httptools": ("testing", "relay.protocol"),
     "uvloop": ("testing", "relay.worker"),
-    "uvicorn": ("relay.protocol", "relay.worker"),
+    "uvicorn": ("relay.cycle", "relay.protocol", "relay.worker"),
     "starlette": ("relay.page",),
     "jinja2": ("relay.page",),
     "prometheus_client": ("watch.prometheus",),

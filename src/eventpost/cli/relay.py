@@ -11,7 +11,8 @@ import typer
 
 from ..errors import JournalUnusable
 from ..relay.access import make_digest
-from ..relay.settings import RelaySettings, SettingError, read_settings
+from ..relay.row import SettingError
+from ..relay.settings import RelaySettings, read_settings
 from . import show
 
 TOKEN_PREFIX: Final = "evp_"  # noqa: S105 - what tokens begin with, so that a scanner of repositories can find a lost one

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ..relay.settings import TABLE, Row
+from ..relay.row import Row
+from ..relay.settings import TABLE
 
 _METAVARS: Final = {"listen": "HOST:PORT", "journal": "DIR", "group": "NAME", "prefix": "PATH"}
 

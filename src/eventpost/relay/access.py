@@ -220,7 +220,8 @@ def _digests(kept: Iterable[str]) -> tuple[bytes, ...]:
 
 def _shows(headers: Headers, digests: tuple[bytes, ...]) -> bool:
     """Tell whether the request shows one of these tokens; takes as long for each, and for none."""
-    scheme, _, value = headers.get(b"authorization", b"")[:AUTHORIZATION_BYTES_MAX].partition(b" ")
+    shown = headers.get(b"authorization", b"")
+    scheme, _, value = shown.partition(b" ") if len(shown) <= AUTHORIZATION_BYTES_MAX else (b"", b"", b"")
     token = value.strip()
     if scheme.lower() == b"basic":
         try:
@@ -229,10 +230,10 @@ def _shows(headers: Headers, digests: tuple[bytes, ...]) -> bool:
             token = b""
     elif scheme.lower() != b"bearer":
         token = b""
-    shown = hashlib.sha256(token).digest()
+    digest = hashlib.sha256(token).digest()
     found = False
     for one in digests:
-        found |= hmac.compare_digest(shown, one)
+        found |= hmac.compare_digest(digest, one)
     return found
 
 

@@ -69,10 +69,10 @@ class RelayApp:
         inner = path.removeprefix(self._prefix) if path.startswith(self._prefix + "/") else path
         if inner in ("/livez", "/readyz", "/metrics"):
             await self._probe(inner, scope, send)
-        elif self._page is None or not path.startswith(self._prefix + "/"):
-            await answers.deny(send, _NOT_FOUND)
+        elif path.startswith(self._prefix + "/"):
+            await self._show(scope, receive, send)
         else:
-            await self._show(self._page, scope, receive, send)
+            await answers.deny(send, _NOT_FOUND)
 
     async def _probe(self, what: str, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
@@ -91,14 +91,14 @@ class RelayApp:
         else:
             await answers.answer(send, 200, [_TEXT, answers.NO_STORE], b"ok\n")
 
-    async def _show(self, page: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
         denied = self._access.page_denied(_headers(scope))
-        if denied is not None:
-            await answers.deny(send, denied)
+        if denied is not None or self._page is None:
+            await answers.deny(send, denied or _NOT_FOUND)
             return
         if self._prefix:
             scope = {**scope, "root_path": self._prefix}
-        await page(scope, receive, send)
+        await self._page(scope, receive, send)
 
 
 def _headers(scope: Scope) -> Headers:

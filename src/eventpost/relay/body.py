@@ -140,12 +140,11 @@ def parse_batch(body: bytes) -> Mapping[str, Any] | Denied:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        if not body.strip():
-            return EMPTY
-        if b"\\u" not in body:
-            return NOT_JSON
-        try:  # half a surrogate pair, which some encoders write, is no Unicode but it is JSON
-            value = json.loads(body, parse_constant=_refuse_constant)
+        start = body[:1024].lstrip(b" \t\r\n")
+        if not start.startswith(b"{"):
+            return NOT_JSON if body.strip(b" \t\r\n") else EMPTY
+        try:  # what is JSON all the same: half a surrogate pair, a number beyond a double
+            value = json.loads(body.decode(), parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             return NOT_JSON
     if type(value) is not dict or type(value.get("visitors")) is not list:

@@ -65,6 +65,8 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """See ASGI."""
+        if self.transport.is_closing():
+            self.disconnected = True  # which is told a moment later, and until then writing is an error
         if message is answers.END and self._plain:
             if not self.disconnected:
                 self.response_complete = True

@@ -66,6 +66,7 @@ class Ingest:
         group: stores them together instead, for a queue whose puts wait.
         refuse: told of each no, by reason and detail, once more than ``metrics``: the ledger's count.
         eu_target: where an event goes that came to one of ``eu_hosts``.
+        unable: why nothing can be stored whatever the queue says; None: something can.
         strict: returns what a batch breaks of the published schema.
     """
 
@@ -82,6 +83,7 @@ class Ingest:
         eu_hosts: Sequence[str] = (),
         eu_target: Target,
         merges: bool = False,
+        unable: Callable[[], Denied | None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._commit = group
@@ -93,6 +95,7 @@ class Ingest:
         self._eu_hosts = frozenset(eu_hosts)
         self._eu_target = eu_target
         self._merges = merges
+        self._unable = unable
         self._always_looks = not access.needs_no_look
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,6 +175,9 @@ class Ingest:
                 return Denied(400, "strict", "the batch breaks the published schema", errors=tuple(errors))
         if target.held:
             return answers.unavailable("test_run", target.held)
+        unable = self._unable()
+        if unable is not None:
+            return unable
         project = batch.get("project_id")
         event = merge.cut(target.envelope, raw, batch) if self._merges else Event(target.envelope, raw)
         return event, project if type(project) is str else ""

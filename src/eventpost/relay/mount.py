@@ -1,12 +1,9 @@
-"""Where the parts with packages of their own are put in: the page, the counters, strict mode.
+"""Where the parts with packages of their own are put in: the page and the counters.
 
 Each is imported when it is first needed.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 from .access import Access
 from .answers import ASGIApp
@@ -39,8 +36,3 @@ def render_metrics(run_dir: str) -> tuple[bytes, str]:  # noqa: ARG001 - until w
 def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp | None:  # noqa: ARG001 - until relay.page is there
     """Return the page."""
     return None
-
-
-def strict_errors(batch: Any) -> Sequence[str]:  # noqa: ARG001 - until relay.strict is there
-    """Return what a batch breaks of the published schema."""
-    return ()

@@ -95,6 +95,8 @@ class RelayProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         """Of a header that is not complete: what came before the newest data."""
         self._data_bytes = 0
+        self._began_behind = False
+        """Whether the header that is under way began behind other bytes of the newest data."""
         self._waits_since: float | None = None
         """When the wait for a request, or for the rest of a header, began."""
         self._stalled_since: float | None = None
@@ -123,6 +125,7 @@ class RelayProtocol(HttpToolsProtocol):
         if self._broken:
             return
         self._data_bytes = len(data)
+        self._began_behind = self.cycle is not None and self.cycle.more_body
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -135,9 +138,12 @@ class RelayProtocol(HttpToolsProtocol):
         if self._in_head:
             if not self._head_bytes:
                 self._waits_since = self.loop.time()
-            self._head_bytes += len(data)
+            self._head_bytes += self._parsed_bytes() if self._began_behind else len(data)
             if self._head_bytes > self._bounds.header_bytes_max:
                 self._end_after(_TOO_LARGE)
+
+    def _parsed_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -153,12 +159,13 @@ class RelayProtocol(HttpToolsProtocol):
         self._in_head = False
         self._waits_since = None
         bounds = self._bounds
-        if self._head_bytes + self._data_bytes > bounds.header_bytes_max:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > bounds.header_bytes_max:
-                self._end_after(_TOO_LARGE)
-                raise ValueError(_TOO_LARGE.reason)  # ends the parser
+        limit = bounds.header_bytes_max
+        if self._head_bytes + self._data_bytes > limit and self._parsed_bytes() > limit:
+            self._end_after(_TOO_LARGE)
+            raise ValueError(_TOO_LARGE.reason)  # ends the parser
         parser, scope = self.parser, self.scope
+        if parser.should_upgrade():
+            return  # the parser stops after this header, and `_begin_anew` goes on
         version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
@@ -188,26 +195,47 @@ class RelayProtocol(HttpToolsProtocol):
         """Go on with what waits in line, or wait for the next request."""
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif not self._in_head:
+            return
+        self.flow.resume_reading()  # not before: who sends on and on without reading would fill the line
+        if not self._in_head:
             self._waits_since = self.loop.time()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own loses the answers
+        """Go on answering a client that has only ended its sending; with TLS there is no such thing."""
+        cycle = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        self._broken = True
+        cycle.keep_alive = False
+        return True
 
     def _is_idle(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     def on_message_complete(self) -> None:
         """End a request; also one that was answered before its body was there, which uvicorn would wait for."""
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
+        self._began_behind = True
+        if not self.parser.should_upgrade():
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def _begin_anew(self, rest: bytes) -> None:
-        """Go on with HTTP/1.1 after a request that offered another protocol, as Java's client does with each."""
+        """Go on with HTTP/1.1 where a request offers another protocol, as Java's client does with each.
+
+        The parser stops at such a header, and takes what follows, the body too, for that protocol.  So it is given the
+        header once more, without the offer.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._end_after(_NO_HTTP)
+            return
         self.parser = httptools.HttpRequestParser(self)
-        if rest:
-            self.data_received(rest)
+        lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        first = method + b" " + self.url + b" HTTP/1.1"
+        self.data_received(b"\r\n".join([first, *lines, b"", rest]))
 
     def _end_after(self, denied: Denied) -> None:
         """End the connection once what came whole before is answered; ``denied`` answers what did not."""
@@ -249,6 +277,8 @@ class RelayProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         if self._waits_since is None:
             return
+        if self.flow.read_paused:
+            self._waits_since = now  # it is this side that lets the client wait
         waits_s = now - self._waits_since
         if self._in_head:
             if waits_s > self._bounds.header_timeout_s:

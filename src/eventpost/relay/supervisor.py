@@ -36,7 +36,7 @@ from .tls import tls_context
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(process)d %(message)s"
 START_TIMEOUT_S: Final = 30.0
-BIND_TIMEOUT_S: Final = 10.0
+BIND_TIMEOUT_S: Final = 5.0
 TICK_S: Final = 0.1
 STOP_SPARE_S: Final = 3.0
 _log = logging.getLogger("eventpost.relay")

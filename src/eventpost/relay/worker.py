@@ -38,13 +38,15 @@ from .app import EU_EVENTS, EVENTS, RelayApp
 from .body import Reader
 from .children import BACKLOG, hear, say_ready
 from .ingest import Ingest, Target
-from .mount import make_metrics, make_page, render_metrics, strict_errors
+from .mount import make_metrics, make_page, render_metrics
 from .protocol import LOOK_S, Bounds, RelayProtocol
 from .settings import RelaySettings
+from .strict import strict_errors
+from .tending import Tending
 from .tls import tls_context
 
 LINGER_S: Final = 0.2
-COMMIT_CLOSE_S: Final = 5.0
+CLOSE_S: Final = 5.0
 SPARE_DESCRIPTORS: Final = 128
 _POLL_S: Final = 0.02
 _log = logging.getLogger("eventpost.relay")
@@ -62,6 +64,13 @@ class Worker:
         )  # fmt: skip
         self._dispatcher = EventDispatcher(self._queue, sender="none")
         self._commit = commit.GroupCommit(self._queue, loop) if settings.durability == "fsync" else None
+        self._stopped = asyncio.Event()
+        self._tending = Tending(self._queue, self._stop_soon)
+        self.reader = Reader(
+            body_bytes_max=settings.body_bytes_max,
+            bodies_bytes_max=settings.bodies_bytes_max,
+            timeout_s=settings.body_timeout_s,
+        )
         self._ready = readiness.of_journal(self._queue, settings.bytes_max)
         self._state = ServerState()
         self._metrics = make_metrics(run_dir)
@@ -90,11 +99,7 @@ class Worker:
         ingest = Ingest(
             queue=self._queue,
             group=self._commit,
-            reader=Reader(
-                body_bytes_max=settings.body_bytes_max,
-                bodies_bytes_max=settings.bodies_bytes_max,
-                timeout_s=settings.body_timeout_s,
-            ),
+            reader=self.reader,
             access=access,
             metrics=self._metrics,
             refuse=self._dispatcher.refuse,
@@ -102,6 +107,7 @@ class Worker:
             eu_hosts=settings.eu_host,
             eu_target=Target.to(settings.eu_url),
             merges=settings.merge,
+            unable=lambda: self._tending.denied,
         )
         return RelayApp(
             ingest,
@@ -113,8 +119,15 @@ class Worker:
             prefix=settings.prefix,
         )
 
-    async def serve(self, listener: socket.socket, stopped: asyncio.Event, ready: Callable[[], None]) -> None:
-        """Serve until ``stopped`` is set, and end in order."""
+    def _stop_soon(self) -> None:
+        self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Have ``serve`` end in order."""
+        self._stopped.set()
+
+    async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+        """Serve until told to stop, and end in order."""
         loop = self._loop
         context = tls_context(self._settings)
         server = await loop.create_server(
@@ -126,13 +139,14 @@ class Worker:
         looking = loop.create_task(self._look())
         gc.freeze()  # what the start made lives as long as the process: no collection need look at it again
         ready()
-        await stopped.wait()
+        await self._stopped.wait()
         self._ready.stopping = self._bounds.stopping = True
         server.close()
         await self._finish(loop.time() + self._settings.stop_timeout_s)
         looking.cancel()
+        self._tending.close(CLOSE_S)
         if self._commit is not None:
-            self._commit.close(COMMIT_CLOSE_S)
+            self._commit.close(CLOSE_S)
         self._dispatcher.close(0.0)
 
     async def _look(self) -> None:
@@ -161,6 +175,8 @@ class Worker:
                 connection.transport.abort()
             else:
                 connection.transport.close()
+        await asyncio.sleep(_POLL_S)  # who waits for a client learns that it is gone
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cancelling)
         for task in list(self._state.tasks):
             task.cancel()
         await asyncio.sleep(_POLL_S)
@@ -171,6 +187,11 @@ class Worker:
     def _under_way(self) -> int:
         """Count the requests with events that are not answered; a page that listens for news holds up no stop."""
         return sum(one.is_busy(self._event_paths) for one in self._connections())
+
+
+def _is_no_cancelling(record: logging.LogRecord) -> bool:
+    """Tell uvicorn's lines about what went wrong from those about tasks that a stop cancels."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def raise_descriptors(wanted: int) -> int:
@@ -185,10 +206,10 @@ def raise_descriptors(wanted: int) -> int:
 
 async def _run(settings: RelaySettings, run_dir: str, listener: socket.socket, life: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_reader(life, stopped.set)  # nothing is ever sent: it is readable when the main process is gone
-    await Worker(settings, run_dir, loop).serve(listener, stopped, lambda: say_ready(life))
+    worker = Worker(settings, run_dir, loop)
+    loop.add_signal_handler(signal.SIGTERM, worker.stop)
+    loop.add_reader(life, worker.stop)  # nothing is ever sent: it is readable when the main process is gone
+    await worker.serve(listener, lambda: say_ready(life))
     loop.remove_reader(life)
 
 

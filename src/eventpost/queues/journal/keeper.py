@@ -11,6 +11,7 @@ from ...watch.signals import Signal, Trouble
 from . import dead
 from .claims import Claims
 from .count import Count
+from .erasing import AGAIN_S, Erasing
 from .expiry import Expiry
 from .folder import writer_of
 from .format import Kind, Outcome
@@ -33,7 +34,8 @@ class Keeper:
 
     def __init__(
         self, folder: Folder, clock: Clock, *, store: Store, claims: Claims, count: Count, orphans: Orphans,
-        expiry: Expiry, sync_interval_s: float, scan_interval_s: float, emit: Callable[[Signal], None],
+        expiry: Expiry, erasing: Erasing, sync_interval_s: float, scan_interval_s: float,
+        emit: Callable[[Signal], None],
     ) -> None:  # fmt: skip
         """Keep the arguments; touches no file."""
         self.folder = folder
@@ -43,6 +45,7 @@ class Keeper:
         self.count = count
         self.orphans = orphans
         self.expiry = expiry
+        self.erasing = erasing
         self.sync_interval_s = sync_interval_s
         self.scan_interval_s = scan_interval_s
         self.emit = emit
@@ -74,7 +77,10 @@ class Keeper:
             if now >= self._scan_at:
                 self._scan_at = now + self.scan_interval_s
                 self._look_after_own_lock()
+                self.erasing.look(elected=self.orphans.elected_fd >= 0)
                 self.orphans.scan()
+                if self.erasing.recalls:
+                    self._scan_at = min(self._scan_at, now + AGAIN_S)
             nexts.append(self._scan_at)
         if self.orphans.adopt == "always" or self.claims.follows():
             if now >= self._watch_at:
@@ -151,7 +157,7 @@ class Keeper:
             return 0
         if own:
             if self.count.forget_own(name):
-                self.claims.absorb(before)
+                self.claims.absorb(name, before)
         else:
             self.claims.adopted += dropped
         self.claims.lose("overflow", dropped)
