@@ -36,8 +36,8 @@ class Told:
     ``owner``: whose door it was.  ``at_s``: when it was put, or set aside as dead, monotonic.  ``said``: what the door
     said: "yes", "no", or "" where its process died before it said anything.  ``heard``: a 2xx was noted in the queue.
     ``excused``: a crash may have left two of it.  ``sends``: its process has a sender.  ``synced``: a flush said that
-    it is safe.  ``unsafe``: a sync failed, and that was told.  ``forms``: what else its payload may be, once a purge has
-    taken somebody out of it; ``erased``: a purge said that nothing of it is left.
+    it is safe.  ``unsafe``: a sync failed, and that was told.  ``forms``: what else its payload may be, once a purge
+    has taken somebody out of it; ``erased``: a purge said that nothing of it is left.
     """
 
     uuid: str

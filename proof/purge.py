@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
-from typing import Any, Final
+from typing import Final
 
 from eventpost.event import Envelope, Event
 from eventpost.queues.journal import folder, inspect
@@ -216,7 +216,7 @@ def draw(seed: int, weights: dict[str, int] = WEIGHTS) -> tuple[Plan, list[Actio
 
 
 def draw_with_power(seed: int) -> tuple[Plan, list[Action]]:
-    """The same, and its power fails: at ``fsync``, with nothing given up but by a purge."""
+    """Return a world whose power fails, and what happens in it: at ``fsync``, nothing given up but by a purge."""
     plan, actions = draw(seed, {what: weight for what, weight in WEIGHTS.items() if what != "discard_dead"})
     rng = random.Random(f"{seed} purge power")
     for at, action in enumerate(actions):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventpost import settings
+from eventpost.relay import settings as relay_settings
 from eventpost.watch import signals
 from exit_ends import ENDS
 from exit_servers import SERVERS
@@ -75,6 +76,38 @@ def test_every_setting_is_documented():
     for setting in settings.SETTINGS.values():
         assert f"| `{setting.name}` | `{setting.env}` |" in page
     assert set(re.findall(r"EVENTPOST_\w+", page)) == set(re.findall(r"EVENTPOST_\w+", inspect.getsource(settings)))
+
+
+def test_every_setting_of_the_relay_is_documented():
+    """docs/relay.md holds the relay's table of settings, row for row."""
+    page = text("docs/relay.md").split("## Settings")[1]
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{row.name}` | {row.shown_default} | {row.meaning} |" for row in relay_settings.TABLE]
+
+
+def answers(path: Path) -> set[tuple[str, str]]:
+    """Return the statuses and reasons of the noes that are written down in a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        texts = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+        called = ast.unparse(node.func).split(".")[-1]
+        if called == "Denied" and len(texts) == 2:
+            found.add((str(texts[0]), texts[1]))
+        elif called == "unavailable" and isinstance(node.args[0], ast.Constant):
+            found.add(("503", texts[0]))
+    return found
+
+
+def test_every_answer_of_the_relay_is_documented():
+    """Each status and reason in the relay's code stands in a row of docs/relay.md."""
+    said = set().union(*(answers(path) for path in (SRC / "relay").glob("*.py")))
+    told = set()
+    for statuses, reasons in re.findall(r"^\| (\d{3}[\d, ]*) \| ([^|]*) \|", text("docs/relay.md"), re.MULTILINE):
+        told |= {(status, reason) for status in re.findall(r"\d+", statuses) for reason in re.findall(r"\w+", reasons)}
+    assert len(said) > 20
+    assert said - told == set()
 
 
 def test_every_signal_is_documented():

@@ -1,4 +1,4 @@
-"""The published description of the event endpoint, field by field: what the SDK makes passes, each broken rule is told."""
+"""The published description of the event endpoint: what the SDK makes passes, each broken rule is told by path."""
 
 import copy
 import json

@@ -15,6 +15,7 @@ from ..queues.journal.repair import repair as mend
 from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
+from .purge import TIMEOUT_S, run_purge
 from .relay import Config, make_token, run_relay, settings_or_usage
 from .relay_options import with_settings
 
@@ -121,6 +122,26 @@ def tail(
             return
         time.sleep(FOLLOW_S)
         seen = followed.look()
+
+
+@app.command()
+def purge(
+    visitor: Annotated[
+        str,
+        typer.Option("--visitor", metavar="ID", help="The visitor's id; - reads it from stdin.", show_default=False),
+    ],
+    journal: Journal,
+    *,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Wait this many seconds for those who have segments in hand.")
+    ] = TIMEOUT_S,
+    json_: Json = False,
+) -> None:
+    """Erase one visitor's queued and dead events from the disk, for good, and what is left of settled ones.
+
+    Exit code 1: something is not erased yet; it stays asked for.
+    """
+    raise typer.Exit(run_purge(journal, visitor, timeout_s=timeout, json_=json_))
 
 
 @app.command()

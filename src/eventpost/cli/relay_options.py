@@ -14,19 +14,11 @@ from ..relay.settings import TABLE
 _METAVARS: Final = {"listen": "HOST:PORT", "journal": "DIR", "group": "NAME", "prefix": "PATH"}
 
 
-def _shown_default(row: Row) -> str:
-    if row.kind is tuple:
-        return ", ".join(row.default) or "none"
-    if row.kind in (int, float):
-        return f"{row.default:,}"
-    return "none" if row.default in (None, "") else str(row.default)
-
-
 def _option(row: Row) -> Any:
     flags = [f"{row.flag}/--no-{row.flag[2:]}"] if row.kind is bool else [row.flag]
     more: dict[str, Any] = {"metavar": _METAVARS[row.name]} if row.name in _METAVARS else {}
     return typer.Option(
-        *flags, help=f"{row.meaning[0].upper()}{row.meaning[1:]}.", show_default=_shown_default(row), **more
+        *flags, help=f"{row.meaning[0].upper()}{row.meaning[1:]}.", show_default=row.shown_default, **more
     )
 
 

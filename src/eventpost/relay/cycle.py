@@ -76,4 +76,7 @@ class Cycle(RequestResponseCycle):
         elif message is answers.NO_CONTENT and self.keep_alive and not self.flow.write_paused:
             self.response_started = self._plain = True
         else:
+            if message["type"] == "http.response.start" and not self.keep_alive:  # older releases do not say so
+                others = [one for one in message.get("headers", ()) if one[0].lower() != b"connection"]
+                message = {**message, "headers": [*others, answers.CLOSE]}
             await super().send(message)

@@ -182,7 +182,12 @@ class RelayProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
         else:
-            self._start_asgi_task(self.cycle, self.app)
+            self._begin(self.cycle, self.app)
+
+    def _begin(self, cycle: Cycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _parse_url(self, scope: Any) -> None:
         parsed = httptools.parse_url(self.url)
@@ -197,7 +202,7 @@ class RelayProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            self._begin(cycle, app)
             return
         self.flow.resume_reading()  # not before: who sends on and on without reading would fill the line
         if not self._in_head:

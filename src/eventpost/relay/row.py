@@ -43,6 +43,21 @@ class Row:
         name = self.name if self.name.endswith("_per_s") else self.name.removesuffix("_s")
         return "--" + name.replace("_", "-")
 
+    @property
+    def shown_default(self) -> str:
+        """The default, for people."""
+        if self.kind is bool:
+            return "on" if self.default else "off"
+        if self.kind is tuple:
+            return ", ".join(self.default) or "none"
+        return (
+            f"{self.default:,g}"
+            if self.kind is float
+            else f"{self.default:,}"
+            if self.kind is int
+            else self.default or "none"
+        )
+
     def parse(self, text: str, source: str) -> Any:
         """Return the value that a text from the environment stands for.  Raises SettingError."""
         if self.kind is tuple:

@@ -1,8 +1,8 @@
 """Pure: what the published description of the event endpoint asks of a body, field by field.
 
 With ``X-Optimizely-Strict: true`` Optimizely's endpoint answers with a failure where it would otherwise take a body and
-silently not use it.  This is that check: the description of the Event API (1.3.0) as one table, and what the SDKs add to
-it (``revision``, ``enrich_decisions``, ``region``, a decision's ``metadata``) beside it.
+silently not use it.  This is that check: the description of the Event API (1.3.0) as one table, and what the SDKs add
+to it (``revision``, ``enrich_decisions``, ``region``, a decision's ``metadata``) beside it.
 
 Where the description's schema and its prose differ, this side is taken:
 

@@ -31,7 +31,10 @@ from ..settings import build_transport
 from ..watch.signals import Observer
 from .allowed import AllowedTransport
 from .children import BACKLOG, RESTART_FIRST_S, Slot, Told
+from .figures import Figures
+from .mount import make_metrics, make_observers
 from .settings import RelaySettings, share_run_dir
+from .state import Monitor
 from .tls import tls_context
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(process)d %(message)s"
@@ -52,14 +55,11 @@ class Supervisor:
     Args:
         settings: the settings in force.
         say: takes the lines for a person: where it listens, what it waits for.
-        observers: are told of everything that the senders do.
 
     Raises CannotStart, JournalUnusable.
     """
 
-    def __init__(
-        self, settings: RelaySettings, *, say: Callable[[str], None], observers: tuple[Observer, ...] = ()
-    ) -> None:
+    def __init__(self, settings: RelaySettings, *, say: Callable[[str], None]) -> None:
         self._settings = settings
         self._say = say
         try:
@@ -67,14 +67,19 @@ class Supervisor:
         except OSError as error:
             raise CannotStart(f"the certificate cannot be used: {error.strerror or error}") from error
         self._queues = [self._open(path, own=not number) for number, path in enumerate(settings.journal)]
-        self._dispatchers = [self._dispatcher(queue, observers) for queue in self._queues]
         self._run_dir = tempfile.mkdtemp(prefix="eventpost-relay-")
+        share_run_dir(self._run_dir)
+        monitor = Monitor()
+        observers: tuple[Observer, ...] = (monitor, *make_observers())
+        self._dispatchers = [self._dispatcher(queue, observers) for queue in self._queues]
         self.slots = [Slot() for _ in range(settings.workers)]
         self._told, self._tell = os.pipe()
         os.set_blocking(self._told, False)
         self._signals = 0
         self._draining = False
-        self.started_at = time.time()
+        bounds = [settings.bytes_max, *[None] * (len(self._queues) - 1)]
+        senders = list(zip(self._queues, self._dispatchers, bounds, strict=True))
+        self._figures = Figures(self._run_dir, senders, self.slots, monitor, make_metrics().refused_by_reason)
 
     def _open(self, path: str, *, own: bool) -> JournalQueue:
         if own:
@@ -98,7 +103,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until a signal; return the exit code."""
-        share_run_dir(self._run_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         code = 1
@@ -108,6 +112,7 @@ class Supervisor:
                 for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
                     queue.scan()
                     dispatcher.start()
+                self._figures.start()
                 if self._start_all(listener):
                     self._announce(listener)
                     self._live(listener)
@@ -117,6 +122,7 @@ class Supervisor:
                 self._stop_workers()
         finally:
             self._drain()
+            self._figures.close()
             shutil.rmtree(self._run_dir, ignore_errors=True)
         return code
 

@@ -73,7 +73,7 @@ class Worker:
         )
         self._ready = readiness.of_journal(self._queue, settings.bytes_max)
         self._state = ServerState()
-        self._metrics = make_metrics(run_dir)
+        self._metrics = make_metrics()
         self._event_paths = frozenset(settings.prefix + path for path in (EVENTS, EU_EVENTS))
         self._bounds = Bounds(
             header_bytes_max=settings.header_bytes_max,

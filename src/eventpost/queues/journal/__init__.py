@@ -6,10 +6,11 @@ processes wait up to 134 ms for each other, in the middle of somebody's web requ
 
 Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives here)
 -> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``store``
-(put) -> ``sync`` (group commit) -> ``voided`` (what it refused) -> ``count`` (the sum) -> ``orphans`` (adoption) ->
-``bounds``, ``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) ->
-``inspect`` (what the command line shows).
-``disk`` is the one object through which all of them reach files; hand in another one to break things.
+(put) -> ``sync`` (group commit) -> ``voided`` (what is passed over) -> ``count`` (the sum) -> ``visitors``, ``erase``,
+``erasing`` (a person's events, erased on order) -> ``orphans`` (adoption) -> ``bounds``, ``expiry`` (of what is parked)
+-> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect``, ``repair``, ``purge`` (what the
+command line shows and does).  ``disk`` is the one object through which all of them reach files; hand in another one to
+break things.
 
 An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of
 blocks that were allocated before (no system call, so the GIL stays here; the one that a put makes is the door's
@@ -24,10 +25,13 @@ file                   held by                          means
 =====================  ===============================  =======================================================
 writers/<writer>.lock  a process, while it lives        its segments are its own (unless their header says that
                                                         it does not send)
-segments/<...>.seg     who sends another's segment      nobody else does
+segments/<...>.seg     who sends another's segment,     nobody else does
+                       or mends or erases in it
 dead/<...>.seg         who settles letters in it        for the moment of the change
 scanner.lock           one process of the folder        it looks for what dead writers left, and expires dead letters
 totals.lock            who folds a segment              for the moment of the change; never waited for
+purge.lock             who writes ``purge.json``        one purge at a time; what it left undone is nobody's while it is
+                                                        held, else the scanner's
 =====================  ===============================  =======================================================
 
 After taking a lock the name is looked at again: the file may have been unlinked in between.  What is unlinked because
@@ -37,8 +41,9 @@ as a writer of its own.  Observers are called once no lock is held.
 What a crash can leave, and what is made of it: half a frame at the end (cut: its put never returned); an event that was
 delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is dead: who
 adopts the segment of its event finds the letter by its origin, "segment:ordinal", and notes it then); a segment that is
-in the totals but not unlinked (unlinked by the next fold, counted once). A damaged place costs the events that lie in
-it: its bytes are kept in ``bad/``, the count says ``dropped: damaged``, and reading goes on with the next whole frame.
+in the totals but not unlinked (unlinked by the next fold, counted once); a record that was being erased (its erasing is
+done again before it is read). A damaged place costs the events that lie in it: its bytes are kept in ``bad/``, the
+count says ``dropped: damaged``, and reading goes on with the next whole frame.
 """
 
 from .disk import Disk

@@ -346,7 +346,7 @@ class Claims:
             self.voided.add(writer, ordinals)
 
     def count_passed(self) -> tuple[int, int]:
-        """Return how many events are void, and how many are still to be passed over, purged ones too; under the lock."""
+        """Return how many events are void, and how many, purged ones too, are to be passed over yet; under the lock."""
         if not self.voided and not self.purged:
             return 0, 0
         read_to = {writer.name: 0 for lane in self.lanes.values() for writer in list(lane.own)}

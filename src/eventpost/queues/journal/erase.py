@@ -11,8 +11,8 @@ Head, length and ordinal stay, and the checksum is made anew, so the record is w
 
 A store of many bytes is not one step: power loss, or kill -9, can leave half of it, with a checksum that does not hold.
 Hence the note, on the device before the first store: what it says is done again before anybody reads the segment, and
-doing it twice is doing it once.  After the stores comes the sync, after the sync the note goes.  That is why outcome and
-payload need no order between them.
+doing it twice is doing it once.  After the stores comes the sync, after the sync the note goes.  That is why outcome
+and payload need no order between them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
 import orjson
 
-from . import dead
 from . import format as fmt
 from .dead import Parked
 from .folder import writer_of
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _NOTE: Final = "purge.json"
 _LOCK: Final = "purge.lock"
-_DEAD_WAIT_S: Final = 5.0
 _KINDS: Final = frozenset({Kind.EVENT, Kind.DEAD})
 _CRC_BYTES: Final = fmt.U32.size
 NO_RECORD: Final = -1
@@ -71,7 +70,8 @@ Places = dict[str, list[Place]]
 class Done:
     """What was carried out, in events (``raw``: in places).
 
-    ``purged`` were queued or dead and are dropped now; of ``erased`` only the bytes were left; others are in ``cut``.
+    ``purged`` were queued or dead and are dropped now; ``cut`` are still, and others are in them; of ``erased``,
+    settled before, only the bytes were left.
     """
 
     purged: int = 0
@@ -175,7 +175,7 @@ def erased(record: bytes, place: Place) -> bytes:
         kept = fmt.U32.pack(len(place.keep.encode())) + place.keep.encode() if place.keep else b""
         payload = kept[: len(payload)].ljust(len(payload), b"\0")
     body = record[_CRC_BYTES:FRAME_HEAD_BYTES] + payload
-    return fmt.U32.pack(fmt.crc32(body)) + body
+    return fmt.U32.pack(crc32(body)) + body
 
 
 def erased_payload(payload: bytes, place: Place) -> bytes:
@@ -257,17 +257,15 @@ def carry_out(folder: Folder, file: str, places: Sequence[Place], parked: Mappin
                 header = read_header(disk, fd)
                 settled = disk.read(fd, header.events_max, header.outcomes_at)
         for place in places:
-            if place.ordinal == NO_RECORD:
-                done.raw += 1
-            elif not place.whole:
-                done.cut += 1
-            elif header is None:
+            if place.ordinal == NO_RECORD or header is None:
                 done.raw += 1
             elif (
                 place.ordinal >= (len(settled) if header.sealed_events is None else header.sealed_events)
                 or settled[place.ordinal] in SETTLED
             ):
                 done.erased += 1
+            elif not place.whole:
+                done.cut += 1
             else:
                 outcome = Outcome.DEAD if place.ordinal in noted else Outcome.PURGED
                 disk.write(fd, bytes([outcome]), header.outcomes_at + place.ordinal)

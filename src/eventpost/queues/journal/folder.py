@@ -7,8 +7,9 @@
     bad/                                          bytes that could not be read, set aside
     writers/<writer>.lock                         held (flock) for as long as that writer lives
     scanner.lock                                  held by the one process that looks for what others left
-    totals.json, totals.lock                      the counts of the segments that are gone; the lock is both notes'
+    totals.json, totals.lock                      the counts of the segments that are gone; the lock is for bounds, too
     bounds.json                                   the bounds of dead letters, where somebody named them
+    purge.json, purge.lock                        what is to be erased, and who says so
 
 Locks.  The kernel drops a flock with the last descriptor of its holder: no timers, no heartbeats.  A writer holds one
 lock for all its segments, not one each: a backlog of hundreds of segments then costs no descriptors.  Who sends another
@@ -247,7 +248,7 @@ class Folder:
             self.disk.close(fd)
 
     def write_note(self, name: str, note: dict[str, Any]) -> None:
-        """Put a note in the place of the last one, written aside and synced; under ``notes_lock``.  Raises OSError."""
+        """Put a note in the place of the last one, written aside and synced; under the note's lock.  Raises OSError."""
         temporary = f"{self.path}/.{name.removesuffix('.json')}.tmp"
         self.disk.unlink(temporary)
         fd = self.disk.create(temporary, self.file_mode, self.gid)

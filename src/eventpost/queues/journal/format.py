@@ -17,7 +17,8 @@ Frame: crc32 over all that follows but the padding (u32), length with this head 
 the epoch (u32), envelope number (u16), kind (u8), reserved (u8), payload, zeros up to a multiple of 8.  Kinds:
 an ENVELOPE defines the number that later frames name (written twice, so that one damaged place costs no other
 event); an EVENT is one event's bytes; a DEAD letter is the same with a JSON text before it.  A length of zero is the
-end so far.
+end so far.  Payload and checksum of a frame change only where somebody's bytes are erased: zeros for all of it, spaces
+for a part.
 
 Outcome bytes differ from zero and from each other in at least three bits: a flipped bit makes an unknown byte, which
 counts as unsettled, and an event that is sent twice is one the endpoint can recognise; one that is never sent is lost.

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ...clock import Clock, SystemClock
 from ...event import Envelope
@@ -25,7 +25,7 @@ from . import format as fmt
 from .dead import Parked
 from .erase import NO_RECORD, Done, Place, Places
 from .folder import writer_of
-from .format import Kind, Outcome
+from .format import SETTLED, Kind, Outcome
 from .inspect import open_folder
 from .visitors import Visitor, answer_span
 
@@ -37,6 +37,9 @@ _PLACES_MAX: Final = 50_000
 _WATCHED_MAX: Final = 256
 _POLL_S: Final = 0.05
 _ROUNDS_MAX: Final = 100
+_KEPT: Final[tuple[str, ...]] = ("reason", "status", "attempts", "origin")
+"""What stays of a dead letter's own text: not the answer, which may quote what was sent."""
+_SETTLED: Final = frozenset(bytes([one]) for one in SETTLED)
 _NO_ANSWER: Final = "and did not answer in time: stop it (its events stay on the disk), then purge again"
 
 
@@ -124,6 +127,7 @@ class _Purge:
         rounds = 0
         while (self._look(first=not rounds) or (self.earlier and not rounds)) and rounds < _ROUNDS_MAX:
             rounds += 1
+            self._watch()
             self._write_down()
             self._carry_out()
             while (self.earlier or self.todo) and self.clock.monotonic() < self.deadline:
@@ -138,6 +142,13 @@ class _Purge:
         for file in sorted({*self.earlier, *self.todo}):
             places = len(self.earlier.get(file, ())) + len(self.todo.get(file, ()))
             self.result.left.append(Left(file, places, self.why[file]))
+
+    def _watch(self) -> None:
+        """Open the segments: of one that somebody else is done with, and removes, this tells what became of it."""
+        for file in (*self.earlier, *self.todo):
+            if file.startswith("segments/") and file not in self.watched and len(self.watched) < _WATCHED_MAX:
+                with suppress(FileNotFoundError):
+                    self.watched[file] = self.folder.disk.open(f"{self.folder.path}/{file}", write=False)
 
     def _write_down(self) -> None:
         """Say what is to be done; there is one place for a record."""
@@ -231,7 +242,8 @@ class _Purge:
 
     def _place(self, at: int, frame: fmt.Frame, envelope: Envelope | None) -> Place | None:
         """Return what of a record is the visitor's."""
-        before, payload, meta = 0, frame.payload, {}
+        before, payload = 0, frame.payload
+        meta: dict[str, Any] = {}
         if frame.kind == Kind.DEAD:
             try:
                 meta, payload = fmt.decode_dead(frame.payload)
@@ -243,11 +255,11 @@ class _Purge:
             self.result.mentioned += self.visitor.is_mentioned(frame.payload)
             return None
         if found.whole:
-            kept = {name: meta[name] for name in ("reason", "status", "attempts", "origin") if name in meta}
+            kept = {name: meta[name] for name in _KEPT if name in meta}
             return Place(at, frame.ordinal, (), fmt.encode_dead(kept, b"")[4:].decode() if kept else "")
         spans = [(before + start, before + stop) for start, stop in found.spans]
         answer = answer_span(frame.payload[4:before]) if before else None
-        if answer is not None and answer[0] < answer[1]:  # it may quote what was sent
+        if answer is not None and answer[0] < answer[1]:
             spans.append((4 + answer[0], 4 + answer[1]))
         return Place(at, frame.ordinal, tuple(spans))
 
@@ -276,9 +288,6 @@ class _Purge:
             done = _why(error)
         if isinstance(done, str):
             self.why[file] = f"{done} {_NO_ANSWER}" if file.startswith("segments/") else done
-            if file.startswith("segments/") and file not in self.watched and len(self.watched) < _WATCHED_MAX:
-                with suppress(FileNotFoundError):
-                    self.watched[file] = self.folder.disk.open(f"{self.folder.path}/{file}", write=False)
         else:
             places[file] = []
             if counted:
@@ -306,14 +315,18 @@ class _Purge:
             if not gone and record is not None and erase.erased(record, place) != record:
                 continue
             places.remove(place)
-            done = Done(cut=1)
-            if place.ordinal == NO_RECORD:
-                done = Done(raw=1)
-            elif place.whole or gone:
-                purged = disk.read(fd, 1, header.outcomes_at + place.ordinal) == bytes([Outcome.PURGED])
-                done = Done(purged=1) if purged else Done(erased=1)
             if counted:
-                self._count(file, done)
+                outcome = disk.read(fd, 1, header.outcomes_at + max(0, place.ordinal))
+                self._count(file, _done(place, outcome))
+
+
+def _done(place: Place, outcome: bytes) -> Done:
+    """Return what was done of a place by somebody else, by the event's outcome."""
+    if place.ordinal == NO_RECORD:
+        return Done(raw=1)
+    if outcome == bytes([Outcome.PURGED]):
+        return Done(purged=1)
+    return Done(erased=1) if outcome in _SETTLED or place.whole else Done(cut=1)
 
 
 def _why(error: Exception) -> str:

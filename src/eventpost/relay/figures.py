@@ -1,0 +1,122 @@
+"""The main process's figures: counts the folders, and writes what every worker shows, on a thread of its own.
+
+Counting a folder reads a little of each of its segments; with a large backlog that takes a while, so the next count
+waits for ten times as long as the last one took.  A disk that hangs holds up this thread and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ..doors.dispatcher import EventDispatcher
+from ..queues.journal import JournalQueue
+from ..queues.journal.inspect import folder_status
+from .children import Slot
+from .state import Monitor, journal_as_dict, write_state
+
+EVERY_S: Final = 0.5
+SHARE: Final = 10
+SAMPLE_S: Final = 1.0
+CLOSE_S: Final = 2.0
+_log = logging.getLogger("eventpost.relay")
+
+
+class Figures:
+    """Writes the state every half second.
+
+    Args:
+        run_dir: where to.
+        senders: each journal's queue, its dispatcher and its bound in bytes, None where that is not ours to know.
+        slots: the workers.
+        monitor: what happened.
+        refused: returns what the doors of all workers refused, by reason.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        senders: Sequence[tuple[JournalQueue, EventDispatcher, int | None]],
+        slots: Sequence[Slot],
+        monitor: Monitor,
+        refused: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._run_dir = run_dir
+        self._senders = senders
+        self._slots = slots
+        self._monitor = monitor
+        self._refused = refused
+        self._started_at = time.time()
+        self._sampled_at = 0.0
+        self._known: dict[str, dict[str, Any]] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="eventpost-figures", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_S)
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._ended.wait(wait_s):
+            began = time.monotonic()
+            try:
+                self.write()
+            except Exception:  # noqa: BLE001 - logged; the next round may do better, and events are sent meanwhile
+                _log.exception("eventpost relay: the figures could not be written")
+            wait_s = max(EVERY_S, SHARE * (time.monotonic() - began))
+
+    def write(self) -> None:
+        """Count, and write the state.  Raises OSError."""
+        journals = [self._count(*sender) for sender in self._senders]
+        now = time.monotonic()
+        if now - self._sampled_at >= SAMPLE_S:
+            self._sampled_at = now
+            self._monitor.sample(sum(one["accepted"] for one in journals), sum(one["queued"] for one in journals))
+        state = {
+            "at": time.time(), "started_at": self._started_at, "pid": os.getpid(),
+            "workers": [slot.as_dict() for slot in self._slots], "journals": journals,
+            "refused": dict(self._refused()),
+        }  # fmt: skip
+        write_state(self._run_dir, state | self._monitor.as_dict())
+
+    def _count(self, queue: JournalQueue, dispatcher: EventDispatcher, bytes_max: int | None) -> dict[str, Any]:
+        """Return a folder's part; where it can't be counted, what was last known of it, and why."""
+        try:
+            status = folder_status(queue.path)
+        except OSError as error:
+            known = self._known.get(queue.path) or _unknown(queue.path)
+            return known | {"needs": [f"{queue.path} cannot be counted: {error.strerror or error}"]}
+        found = journal_as_dict(
+            status, durability=queue.durability, bytes_max=bytes_max, in_flight=dispatcher.stats().in_flight
+        )
+        self._known[queue.path] = found
+        return found
+
+
+def _unknown(path: str) -> dict[str, Any]:
+    """Return a folder's part where nothing was ever known of it."""
+    counts = (
+        "accepted",
+        "delivered",
+        "queued",
+        "dead",
+        "segments",
+        "stored_bytes",
+        "dead_bytes",
+        "writers",
+        "newer",
+        "bad",
+    )
+    nothing: dict[str, Any] = {"dropped": {}, "oldest_age_s": None, "lanes": [], "trouble": [], "closes": True}
+    return {"path": path, **dict.fromkeys(counts, 0), **nothing, "durability": "", "bytes_max": None, "in_flight": None}
