@@ -39,6 +39,8 @@ class Table:
     columns: dict[str, str]
     rows: list[Row]
     note: str = ""
+    bound: str = ""
+    """The row that nothing can beat: each row's first column is also shown as a share of it, round by round."""
     rounds: int = 5
     results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ def tables(scale: float) -> list[Table]:
                 Row("the SDK's own floor (nothing is sent)", "track_floor", burst),
             ],
             "The official rows count what arrived; what is lost was never sent.",
+            bound="the SDK's own floor (nothing is sent)",
         ),
         Table(
             "cost", "cost of one process() call: what a dispatcher adds to a track()", costs,
@@ -154,15 +157,21 @@ def rendered(table: Table) -> str:
     """Return a table of medians, with the ratio of its first column to its first row."""
     first = next(iter(table.columns))
     lines = [f"## {table.title}", ""]
-    lines += [f"| | {' | '.join(table.columns.values())} | {table.columns[first]}: ratio, lowest to highest round |"]
-    lines += ["|---|" + "---:|" * (len(table.columns) + 1)]
+    heads = [*table.columns.values(), f"{table.columns[first]}: ratio, lowest to highest round"]
+    if table.bound:
+        heads.append(f"of {table.bound}, median of the rounds")
+    lines += [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     base = median(one[first] for one in table.results[table.rows[0].label])
     for row in table.rows:
         results = table.results[row.label]
         cells = [shown(median(one[key] for one in results)) if key in results[0] else "" for key in table.columns]
         values = [one[first] for one in results]
         spread = f"{median(values) / base:.2f}x, {shown(min(values))} to {shown(max(values))}"
-        lines.append(f"| {row.label} | {' | '.join(cells)} | {spread} |")
+        cells.append(spread)
+        if table.bound:
+            bounds = [one[first] for one in table.results[table.bound]]
+            cells.append(f"{median(value / bound for value, bound in zip(values, bounds, strict=True)):.2f}")
+        lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", table.note, ""])
 
 

@@ -10,7 +10,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import orjson
@@ -36,7 +36,8 @@ class Told:
     ``owner``: whose door it was.  ``at_s``: when it was put, or set aside as dead, monotonic.  ``said``: what the door
     said: "yes", "no", or "" where its process died before it said anything.  ``heard``: a 2xx was noted in the queue.
     ``excused``: a crash may have left two of it.  ``sends``: its process has a sender.  ``synced``: a flush said that
-    it is safe.  ``unsafe``: a sync failed, and that was told.
+    it is safe.  ``unsafe``: a sync failed, and that was told.  ``forms``: what else its payload may be, once a purge has
+    taken somebody out of it; ``erased``: a purge said that nothing of it is left.
     """
 
     uuid: str
@@ -54,6 +55,16 @@ class Told:
     sends: bool = False
     received: int = 0
     holder: str | None = None
+    forms: set[bytes] = field(default_factory=set)
+    erased: bool = False
+
+    def may_be(self, event: Event) -> bool:
+        """Tell whether this is the event, or what a purge left of it."""
+        return event == self.event or (event.envelope == self.event.envelope and event.payload in self.forms)
+
+    def found_in(self, body: bytes, at: int) -> bytes:
+        """Return its payload as it stands at a place of a body; if it does not, as it was handed in."""
+        return next((one for one in self.forms if body.startswith(one, at)), self.event.payload)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Told:
         return self  # what is known of an event is no part of a process
@@ -96,9 +107,14 @@ class Network:
         if None in told:
             raise Violation("an event was sent that no door was ever handed")
         known = [one for one in told if one is not None]
-        if envelope.body([one.event.payload for one in known]) != body:
+        sent = []
+        for one in known:
+            sent.append(one.found_in(inner, len(b",".join(sent)) + bool(sent)))
+        if envelope.body(sent) != body:
             raise Violation("the bytes of a body are not those that were handed in")
         for one in known:
+            if one.erased:
+                raise Violation(f"{one.uuid} was sent after a purge had erased it")
             if one.event.envelope != envelope:
                 raise Violation(f"{one.uuid} was sent with another envelope than its own")
             if one.said == "no" and not one.excused:

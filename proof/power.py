@@ -17,6 +17,7 @@ from typing import Final
 from . import simulation
 from .actions import KIB, LANES, Action, Plan, Twist, draw_action
 from .disk_model import Violation
+from .file_system import FileSystem
 from .network import Told
 from .power_model import ForgetfulFileSystem
 from .record import Figures
@@ -40,8 +41,10 @@ class PowerWorld(World):
 
     fs: ForgetfulFileSystem
 
-    def __init__(self, seed: int, plan: Plan, seen: Counter[str]) -> None:
-        super().__init__(seed, plan, seen, fs=ForgetfulFileSystem)
+    def __init__(
+        self, seed: int, plan: Plan, seen: Counter[str], *, fs: type[FileSystem] = ForgetfulFileSystem
+    ) -> None:  # fmt: skip
+        super().__init__(seed, plan, seen, fs=fs)
         self.fs.rng = self.rng
         self.cut_at_s: list[float] = []
         self.lost: list[tuple[float, bool]] = []
@@ -74,7 +77,7 @@ class PowerWorld(World):
     def look(self) -> None:
         """See what is lost.  Raises Violation."""
         letters = dead_letters(self)
-        lost = [one for one in self.told if one.durable and one.said == "yes" and not one.received]
+        lost = [one for one in self.told if one.durable and one.said == "yes" and not one.received and not one.erased]
         lost = [one for one in lost if one.uuid not in letters]
         if self.plan.durability == "fsync":
             if lost:

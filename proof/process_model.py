@@ -62,7 +62,7 @@ class Watched:
             if holder is not None and not one.excused:
                 raise Violation(f"{one.uuid} is leased to {holder} and to {self.process.name}")
             one.holder = self.process.name
-            if one.event != lease.event:
+            if not one.may_be(lease.event):
                 raise Violation(f"{one.uuid} came out of the queue changed")
         return leases
 
@@ -84,16 +84,33 @@ class Watched:
         self.process.holds_no_more(leases)
         self.queue.release(leases, delay_s)
 
+    @property
+    def recalls(self) -> bool:
+        """Whether leases are wanted back."""
+        return self.process.kind != "memory" and self.process.queue.recalls
+
+    def recalled(self) -> None:
+        """Say that they are."""
+        self.process.queue.recalled()
+
     def bury(self, leases: Sequence[Lease], reason: str, answer: Answer | None = None) -> None:
         """Set aside."""
         self.process.burying = [self.process.told_of(lease) for lease in leases]
+        parked = self._parked()
         self.queue.bury(leases, reason, answer)
+        parked = self._parked() - parked
         self.process.burying = []
         for lease in leases:
             one = self.process.told_of(lease)
             one.holder = None
+            if not parked:
+                continue  # its letter found no room on the disk: it went back, and is safe where it was
             one.owner = self.process.name  # who parked it is who makes it safe
             one.at_s, one.synced, one.sends = self.process.world.clock.monotonic(), False, True
+
+    def _parked(self) -> int:
+        """Return how many events this queue has set aside, without a look at the disk, which may have a trap."""
+        return int(self.queue._dead if isinstance(self.queue, MemoryQueue) else self.queue._claims.dead)
 
 
 class Process:

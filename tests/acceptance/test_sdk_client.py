@@ -1,14 +1,17 @@
 """The real client of the official SDK delivers through us: datafile in, requests at the endpoint out."""
 
+import datetime as dt
+import decimal
 import json
 import logging
+import time
 from importlib.resources import files
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 from optimizely import entities, event_dispatcher, optimizely
-from optimizely.config_manager import StaticConfigManager
+from optimizely.config_manager import PollingConfigManager, StaticConfigManager
 from optimizely.event.event_factory import EventFactory
 from optimizely.event.event_processor import BatchEventProcessor
 from optimizely.event.user_event import UserEvent
@@ -232,10 +235,13 @@ def test_the_dispatchers_endpoint_wins_over_the_processors(collector):
 
 
 def test_one_bad_value_costs_one_event(collector):
-    """Decimals, sets, bytes, NaN, huge integers and loops in tags are refused one by one; the rest arrives."""
+    """Decimals, times, sets, bytes, NaN, huge integers and loops in tags are refused one by one; the rest arrives."""
     loop: dict = {}
     loop["loop"] = loop
-    bad = [{1, 2}, b"x", float("nan"), float("inf"), loop, object(), 10**5000, 1j]
+    bad = [
+        {1, 2}, b"x", float("nan"), float("inf"), loop, object(), 10**5000, 1j, decimal.Decimal(1),
+        dt.datetime.now(dt.timezone.utc), dt.date(2026, 1, 1),
+    ]  # fmt: skip
     with EventDispatcher(endpoint=collector.url) as dispatcher:
         client = optimizely.Optimizely(DATAFILE, event_processor=EventProcessor(dispatcher))
         for number, value in enumerate(bad):
@@ -325,6 +331,27 @@ def test_log_event_listeners_hear_the_batches(collector):
     dispatcher.close()
 
 
+def test_a_listener_that_changes_what_it_hears_changes_nothing_that_is_sent(collector):
+    """It is handed a copy, before the request goes out."""
+    dispatcher = EventDispatcher(endpoint=collector.url)
+    client = OptimizelyFactory(datafile=DATAFILE).client(event_dispatcher=dispatcher)
+    emptied = []
+
+    def empty(log_event):
+        emptied.extend(visitor["visitor_id"] for visitor in log_event.params["visitors"])
+        for part in (log_event.params, log_event.headers):
+            part.clear()
+        log_event.url = "http://127.0.0.1:9/"
+
+    client.notification_center.add_notification_listener(NotificationTypes.LOG_EVENT, empty)
+    client.track("purchase", "user")
+    client.close()
+    assert dispatcher.close().delivered == 1
+    (request,) = collector.requests
+    assert [visitor["visitor_id"] for visitor in json.loads(request.body)["visitors"]] == emptied == ["user"]
+    assert request.headers["content-type"] == "application/json"
+
+
 def test_a_repeated_request_is_announced_once(collector):
     """Retries are not announced again."""
     collector.script([Reply(status=503)])
@@ -391,20 +418,35 @@ def test_the_sdks_own_factory_sends_nothing_and_ours_does(collector, monkeypatch
         client.track("purchase", "user")
         client.close()
         assert client.event_dispatcher.stats().delivered == 1
+        assert client.event_dispatcher.dispatch_event(eventpost.LogEvent(collector.url, {})) is False  # closed with it
     assert len(collector.uuids) == len(clients)
 
 
-def test_default_instance_polls_as_the_sdk_does_and_sends(monkeypatch):
-    """The SDK's polling, given a datafile to start with; the events come through."""
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OptimizelyFactory.default_instance("EventpostDemo", DATAFILE),
+        lambda: OptimizelyFactory.custom_instance("EventpostDemo"),
+        lambda: OptimizelyFactory(sdk_key="EventpostDemo", datafile=DATAFILE).client(),
+        lambda: OptimizelyFactory("EventpostDemo").client(),
+    ],
+    ids=["default_instance", "custom_instance", "client", "client without a datafile"],
+)
+def test_with_an_sdk_key_the_sdk_polls_the_datafile(monkeypatch, make):
+    """As it does by itself, with or without a datafile to start with; the events come through."""
     with Collector(lambda _: Reply(status=200, body=DATAFILE.encode())) as cdn, Collector() as endpoint:
-        monkeypatch.setattr(
-            "optimizely.helpers.enums.ConfigManager.DATAFILE_URL_TEMPLATE", cdn.origin + "/datafiles/{sdk_key}.json"
-        )
+        monkeypatch.setattr(PollingConfigManager, "DATAFILE_URL_TEMPLATE", cdn.origin + "/datafiles/{sdk_key}.json")
         monkeypatch.setenv("EVENTPOST_ENDPOINT", endpoint.url)
-        client = OptimizelyFactory.default_instance("EventpostDemo", DATAFILE)
+        client = make()
+        assert client.get_optimizely_config() is not None  # it waits for one
         client.track("purchase", "user")
         client.close()
         assert len(endpoint.uuids) == 1
+        give_up_at = time.monotonic() + 5
+        while not cdn.requests_total:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        assert cdn.requests[0].path == "/datafiles/EventpostDemo.json"
 
 
 def test_the_setters_set_the_batches(monkeypatch):

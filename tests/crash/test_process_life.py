@@ -90,6 +90,21 @@ def test_a_put_at_exit_is_delivered(collector: Collector) -> None:
     assert set(collector.uuids) == expected("late", 20)
 
 
+def test_a_dispatcher_of_ones_own_is_given_the_rest_at_exit() -> None:
+    """Also if its thread had nothing to do before: Python 3.12 starts none at that time."""
+    code = """
+        class Mine:
+            def dispatch_event(self, event):
+                print("got", event.params, file=sys.stderr, flush=True)
+
+        d = EventDispatcher(transport=Mine())
+        assert d.dispatch_event(LogEvent("http://127.0.0.1:9/", {"a": 1}))
+    """
+    said, took_s = run(code, "no endpoint")
+    assert said == "got {'a': 1}\n"
+    assert took_s < 5
+
+
 def test_after_the_exit_handlers_a_put_is_refused_or_stored(collector: Collector, tmp_path: Path) -> None:
     """What nobody would send any more is refused as closed; a journal keeps it for others; no thread starts."""
     code = """

@@ -389,6 +389,17 @@ def test_in_flight_grows_while_a_backlog_stands_and_keeps_its_ceilings() -> None
     assert sum(len(request.body) for request in world.transport.under_way) <= 1400
 
 
+def test_without_a_backlog_in_flight_stays_where_it_starts() -> None:
+    """Events that come no faster than four requests take them opens no fifth connection."""
+    world, most = World(latency_s=0.05), 0
+    for number in range(1000):
+        world.queue.put(log_events(number))
+        world.run(0.02)
+        most = max(most, len(world.transport.under_way))
+    assert 1 < most <= 4
+    assert world.sender._lanes[UP].breaker.limit == 4
+
+
 def test_after_a_recovery_requests_ramp_up_from_one() -> None:
     """The first round after the probe has one request in flight, then two, then four."""
     world = World(

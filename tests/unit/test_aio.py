@@ -40,6 +40,16 @@ class SlowQueue(MemoryQueue):
         super().put(events)
 
 
+class Hostile(str):
+    """A header's name whose own code raises."""
+
+    __slots__ = ()
+
+    def lower(self):
+        """Fail."""
+        raise LookupError("secret")
+
+
 @pytest.fixture
 def collector():
     """Give a fake endpoint."""
@@ -176,12 +186,13 @@ def test_what_cannot_be_sent_is_refused_the_same_both_ways(queue):
         dispatcher = AsyncEventDispatcher(EventDispatcher(made, endpoint=None))
         assert await dispatcher.dispatch_event(LogEvent(URL, {"a": {1}})) is False
         assert await dispatcher.dispatch_event(LogEvent("nowhere", {})) is False
+        assert await dispatcher.dispatch_event(LogEvent(URL, {}, headers={Hostile("A"): "x"})) is False
         with pytest.raises(TypeError):
             await dispatcher.dispatch_event(object())
         await dispatcher.aclose(timeout_s=0)
         assert await dispatcher.dispatch_event(log_event()) is False
         report = await dispatcher.aclose(timeout_s=0)
-        assert report.refused == {"unencodable": 1, "invalid": 1, "closed": 1}
+        assert report.refused == {"unencodable": 1, "invalid": 2, "closed": 1}
 
     asyncio.run(main())
 

@@ -7,9 +7,11 @@ from typing import Any
 import optimizely.event_dispatcher
 import pytest
 
+from eventpost import EventDispatcher
 from eventpost.event import Envelope, LogEvent
 from eventpost.testing import Collector, RecordingTransport
 from eventpost.testing.transport_contract import collect, kind, outcome_of, request_to, status_of
+from eventpost.transports import threads
 from eventpost.transports.custom import CustomTransport, as_transport
 from eventpost.transports.protocol import Request, TransportError
 
@@ -54,17 +56,17 @@ def test_false_and_exceptions_are_later() -> None:
 
 
 def test_it_is_handed_a_log_event() -> None:
-    """The dispatcher gets a LogEvent with URL, verb, headers and params as a dict; whole numbers of any size whole."""
+    """The dispatcher gets a LogEvent with URL, verb, headers and params as a dict; nothing of them is left out."""
     got: list[Any] = []
     transport = CustomTransport(Calling(got.append))
     headers = (("Content-Type", "application/json"), ("X-A", "b"))
     body = b'{"account_id":"1","n":123456789012345678901234567890,"f":1.5}'
     assert status_of(outcome_of(transport, request_to(URL, body=body, headers=headers))) == 204
-    assert status_of(outcome_of(transport, request_to(URL, body=b"a=1&b=&c=%20x", verb="GET"))) == 204
+    assert status_of(outcome_of(transport, request_to(URL, body=b"a=1&b=&c=%20x&d=2&d=1", verb="GET"))) == 204
     transport.close(0)
     assert got == [
         LogEvent(URL, {"account_id": "1", "n": 123456789012345678901234567890, "f": 1.5}, "POST", dict(headers)),
-        LogEvent(URL, {"a": "1", "b": "", "c": " x"}, "GET", {"Content-Type": "application/json"}),
+        LogEvent(URL, {"a": "1", "b": "", "c": " x", "d": ["2", "1"]}, "GET", {"Content-Type": "application/json"}),
     ]
 
 
@@ -88,6 +90,41 @@ def test_a_thread_of_its_own() -> None:
     assert len(set(dispatcher.threads)) == 1
     assert threading.get_ident() not in dispatcher.threads
     transport.close(0)
+
+
+def test_its_thread_is_there_when_none_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made ready, stays while there is nothing to do, and ends with the transport."""
+    monkeypatch.setattr(threads, "IDLE_S", 0.05)
+    dispatcher = Calling(lambda _: True)
+    transport = CustomTransport(dispatcher)
+    transport.make_ready()
+    transport.make_ready()
+    monkeypatch.setattr(threads, "start_new_thread", none_any_more)
+    for _ in range(2):
+        time.sleep(0.2)
+        assert status_of(outcome_of(transport, request_to(URL))) == 204
+    assert len(set(dispatcher.threads)) == len(transport._workers) == 1
+    transport.close(0)
+    give_up_at = time.monotonic() + 5
+    while transport._workers:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def none_any_more(*_: Any) -> None:
+    """Refuse, as Python 3.12 does once the main thread is through."""
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+def test_the_first_event_makes_it_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the thread that hands the event in: the sender's may come to it when it is too late for starting one."""
+    main, start = threading.get_ident(), threads.start_new_thread
+    monkeypatch.setattr(
+        threads, "start_new_thread", lambda *work: start(*work) if threading.get_ident() == main else none_any_more()
+    )
+    with EventDispatcher(transport=Calling(lambda _: True)) as dispatcher:
+        assert dispatcher.dispatch_event(LogEvent(URL, {}))
+        assert dispatcher.flush(5).delivered == 1
 
 
 def test_a_dispatcher_that_hangs() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import socket
 import sys
 import threading
@@ -72,31 +73,6 @@ def log_event(**changes: Any) -> LogEvent:
     return LogEvent(**{"url": URL, "params": PARAMS, **changes})
 
 
-def test_the_public_face_has_the_names_and_defaults_of_the_documentation() -> None:
-    """Names may be added, none renamed."""
-    parameters = inspect.signature(EventDispatcher).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    expected = {
-        "queue": None,
-        "endpoint": None,
-        "transport": None,
-        "retry": RetryPolicy(),
-        "batch_events_max": 100,
-        "batch_bytes_max": 1_000_000,
-        "linger_s": 1.0,
-        "in_flight_max": 300,
-        "in_flight_bytes_max": 16 * 1024 * 1024,
-        "timeout_s": 10,
-        "close_timeout_s": 10,
-        "merge_log_events": False,
-        "sender": "thread",
-        "observers": (),
-    }
-    assert {name: defaults[name] for name in expected} == expected
-    assert parameters["queue"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in expected if name != "queue")
-
-
 def test_what_is_dispatched_is_delivered(dispatcher: EventDispatcher, transport: BlockingTransport) -> None:
     """True, then delivered; flush waits for it and returns the count."""
     assert dispatcher.dispatch_event(log_event()) is True
@@ -121,6 +97,22 @@ def test_the_endpoint_is_applied_at_the_door(transport: BlockingTransport) -> No
         dispatcher.dispatch_event(log_event())
         dispatcher.flush(5)
     assert transport.requests[0].envelope.url == other
+
+
+def test_who_adopts_an_event_sends_it_where_it_was_stored_for(transport: BlockingTransport, tmp_path: Path) -> None:
+    """Whatever its own endpoint is; the event is part of its sum, as adopted."""
+    other = "http://127.0.0.1:8/relay"
+    with EventDispatcher(JournalQueue(tmp_path / "j"), endpoint=other, sender="none") as storing:
+        assert storing.dispatch_event(log_event())
+    adopting = EventDispatcher(JournalQueue(tmp_path / "j"), endpoint="http://127.0.0.1:7/", transport=transport)
+    adopting.start()
+    give_up_at = time.monotonic() + 5
+    while not adopting.stats().delivered:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    report = adopting.close(5)
+    assert (report.accepted, report.adopted, report.delivered, report.closes) == (1, 1, 1, True)
+    assert [request.envelope.url for request in transport.requests] == [other]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +239,32 @@ def test_threads_may_close_at_once(transport: BlockingTransport) -> None:
     for thread in threads:
         thread.join(10)
     assert [report.delivered for report in reports] == [20] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_forked_child_counts_from_zero(transport: BlockingTransport, *, closed: bool) -> None:
+    """Accepted, refused, and what close() returns, also of a dispatcher that was closed before the fork."""
+    dispatcher = EventDispatcher(transport=transport)
+    assert dispatcher.dispatch_event(log_event())
+    assert not dispatcher.dispatch_event(log_event(url="no url"))
+    if closed:
+        dispatcher.close(5)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            counts = [dispatcher.stats(), dispatcher.flush(0), dispatcher.close(0), dispatcher.close(0)]
+            os.write(write, b"zero" if counts == [Report()] * 4 else str(counts).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(read, 9999).decode()
+    os.close(read)
+    os.close(write)
+    assert said == "zero"
+    report = dispatcher.close(5)
+    assert (report.accepted, report.delivered, report.refused) == (1, 1, {"invalid": 1})
 
 
 def test_an_observer_may_do_anything(transport: BlockingTransport, caplog: pytest.LogCaptureFixture) -> None:

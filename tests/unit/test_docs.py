@@ -94,7 +94,7 @@ def test_every_command_and_option_is_documented():
 
     rows = {}
     for head in re.findall(r"^\| `eventpost ([^`]+)` \|", text("docs/cli.md"), re.MULTILINE):
-        words = re.match(r"(?:[a-z]+ ?)+", head).group().split()
+        words = re.match(r"(?:[a-z][a-z-]* ?)+", head).group().split()
         rows[" ".join(words)] = set(re.findall(r"--[\w-]+", head))
     found = {}
 

@@ -70,6 +70,21 @@ class Mode(str, enum.Enum):
     FAST = "fast"
 
 
+class Blob(bytes, enum.Enum):
+    """A value for the encoder: bytes to json, text to orjson."""
+
+    def __new__(cls, value):
+        """Make a member whose value is not the bytes that it is."""
+        member = bytes.__new__(cls, b"x")
+        member._value_ = value
+        return member
+
+    def __repr__(self):
+        return "Blob.TEXT"
+
+    TEXT = "text"
+
+
 @dataclasses.dataclass
 class Point:
     """A value for the encoder."""
@@ -101,6 +116,7 @@ ODD = st.sampled_from(
         Color.RED,
         Level.HIGH,
         Mode.FAST,
+        Blob.TEXT,
         Point(),
         Plain(),
         b"bytes",
@@ -161,6 +177,8 @@ def same(one, other):
 @example({"x": [float("nan")]})
 @example({float("nan"): 1, float("inf"): 2})
 @example([None, (1, 2)])
+@example({"a": [Blob.TEXT]})
+@example({"a": 0xF3, "b": "\U000f0000", "c": None, "d": (1, 243 << 8)})
 @example({"a": 10**5000})
 def test_reads_back_like_the_standard_librarys_json_or_is_refused(value):
     """Any value reads back as json.dumps would have it, types included, or is refused as json.dumps does."""
@@ -405,6 +423,39 @@ def test_a_property_that_raises_makes_the_event_invalid(name):
     setattr(Odd, name, property(fail))
     with pytest.raises(InvalidEvent) as caught:
         log_event_to_event(Odd(), endpoint=None, merge=False)
+    assert "secret" not in str(caught.value)
+
+
+class Hostile(str):
+    """A value whose own code raises the one exception that a door lets through from nobody but itself."""
+
+    __slots__ = ()
+
+    def lower(self):
+        """Fail."""
+        raise TypeError("secret")
+
+
+class Faceless:
+    """An object that can't even be asked what it is."""
+
+    @property
+    def __class__(self):
+        """Fail."""
+        raise TypeError("secret")
+
+
+HOSTILE = [
+    {"url": Faceless()}, {"http_verb": Faceless()}, {"headers": Faceless()}, {"headers": {"A": Faceless()}},
+    {"headers": {Faceless(): "x"}}, {"headers": {Hostile("A"): "x"}}, {"params": Faceless()},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", HOSTILE, ids="-".join)
+def test_a_type_error_of_an_attributes_own_code_is_no_programmers_mistake(parts):
+    """It costs this event only, and nothing of it is repeated."""
+    with pytest.raises((InvalidEvent, UnencodableEvent)) as caught:
+        event_of(**parts)
     assert "secret" not in str(caught.value)
 
 

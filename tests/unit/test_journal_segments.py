@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -543,6 +544,29 @@ def test_who_only_stores_learns_what_others_delivered(tmp_path: Path) -> None:
     drain(sender)
     sender.close()
     assert not list((tmp_path / "j/segments").iterdir())
+
+
+def test_one_of_many_that_sends_follows_who_only_stores(tmp_path: Path) -> None:
+    """What an idle writer without a sender puts is looked for four times a second, its new segments too; not else."""
+    sender = JournalQueue(tmp_path / "j", sync_interval_s=0)
+    assert sender.tend() == pytest.approx(5.0, abs=0.1)
+    writer = JournalQueue(tmp_path / "j")
+    writer.sends = False
+    writer.put([event(0)])
+    sender.scan()
+    for number in range(1, 4):
+        assert sender.tend() <= 0.25
+        assert drain(sender) == [number - 1]
+        writer.put([event(number)])
+    writer.put([event(4, url=URL + "/another")])
+    time.sleep(0.3)
+    sender.tend()
+    assert drain(sender, URL + "/another") == [4]
+    writer.close()
+    assert drain(sender) == [3]
+    assert drain(sender, URL + "/another") == []
+    assert sender.tend() > 1
+    sender.close()
 
 
 def test_a_living_senders_segments_are_its_own(tmp_path: Path) -> None:

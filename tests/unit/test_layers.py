@@ -37,6 +37,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "doors": (*GROUND, *PROTOCOLS, "doors", "sender", "watch", "settings", "transports.custom"),
     "settings": (*GROUND, *PROTOCOLS, "queues", "transports", "sender.retry", "watch"),
     "testing": (*GROUND, *PROTOCOLS, "testing", "sender.retry"),
+    "relay": (
+        *GROUND,
+        *PROTOCOLS,
+        "relay",
+        "queues",
+        "transports",
+        "watch",
+        "settings",
+        "doors.dispatcher",
+        "doors.encode",
+    ),
     "cli": ("",),
     "__init__": ("",),
 }
@@ -54,11 +65,22 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "mmap": ("queues.journal.disk",),
     "pytest": ("testing",),
     "hypothesis": ("testing",),
-    "httptools": ("testing",),
-    "uvloop": ("testing",),
+    "httptools": ("testing", "relay.protocol"),
+    "uvloop": ("testing", "relay.worker"),
+    "uvicorn": ("relay.cycle", "relay.protocol", "relay.worker"),
+    "starlette": ("relay.page",),
+    "jinja2": ("relay.page",),
+    "prometheus_client": ("watch.prometheus",),
+    "tomllib": ("relay.settings",),
+    "tomli": ("relay.settings",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
-READS_ENVIRONMENT = ("settings", "guard", "transports.tls")  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
+READS_ENVIRONMENT = (
+    "settings",
+    "relay.settings",
+    "guard",
+    "transports.tls",
+)  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eventpost.errors import QueueFull
+from eventpost.errors import EventTooLarge, QueueFull
 from eventpost.event import Envelope, Event
 from eventpost.queues import memory
 from eventpost.queues.memory import MemoryQueue
@@ -73,6 +73,27 @@ def test_dead_letters_without_a_bound_stay() -> None:
     clock.advance(10 * 365 * 86_400)
     queue.tend()
     check(queue, dead=3, expired=0)
+
+
+def test_the_bound_counts_bytes_as_well_as_events() -> None:
+    """What is in flight is part of it; what is delivered makes room, what is dropped is counted with its reason."""
+    queue = MemoryQueue(events_max=4, bytes_max=100)
+    queue.put([event(40), event(40)])
+    for full in ([event(21)], [event(1), event(1), event(1)]):
+        with pytest.raises(QueueFull):
+            queue.put(full)
+    with pytest.raises(EventTooLarge):
+        queue.put([event(101)])
+    leases = queue.claim(URL, 1, 1)
+    with pytest.raises(QueueFull):
+        queue.put([event(21)])
+    queue.ack(leases)
+    queue.put([event(21)])
+    assert queue.stats().stored_bytes == 61
+    dropping = MemoryQueue(bytes_max=100, overflow="drop_oldest")
+    for _ in range(5):
+        dropping.put([event(40)])
+    assert (dropping.stats().queued, dropping.stats().dropped) == (2, {"overflow": 3})
 
 
 class Waiting:

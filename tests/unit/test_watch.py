@@ -1,6 +1,10 @@
 """The ledger's words and the log's manners."""
 
+import copy
+import dataclasses
+import json
 import logging
+import pickle
 import signal
 import threading
 import time
@@ -41,6 +45,17 @@ def test_a_report_closes_when_every_event_is_in_one_place() -> None:
         "accepted 10, delivered 4, queued 2, in flight 1, dead 1, dropped 2 (overflow 2), refused 3 (queue_full 3)"
     )
     assert report.as_dict()["dropped"] == {"overflow": 2}
+
+
+def test_a_report_is_plain_data_and_nobody_elses() -> None:
+    """Its reasons are dicts: a worker can send it to its parent, an application write it as JSON."""
+    counted, refused = {"overflow": 2}, {"queue_full": 3}
+    report = make_report(QueueStats(accepted=2, dropped=counted), refused)
+    assert (type(report.dropped), type(report.refused), type(Report().refused)) == (dict, dict, dict)
+    assert pickle.loads(pickle.dumps(report)) == copy.deepcopy(report) == report
+    assert json.loads(json.dumps(dataclasses.asdict(report))) == report.as_dict()
+    counted["overflow"] = refused["queue_full"] = 0
+    assert (report.dropped, report.refused) == ({"overflow": 2}, {"queue_full": 3})
 
 
 def test_a_tally_is_torn_neither_by_threads_nor_by_signals() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
@@ -14,6 +14,8 @@ from ..queues.journal import inspect
 from ..queues.journal.repair import repair as mend
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
+from .relay import Config, make_token, run_relay, settings_or_usage
+from .relay_options import with_settings
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -58,6 +60,25 @@ def send(
 
     inspect.open_folder(journal)
     raise typer.Exit(run_send(journal, until_empty=until_empty, timeout_s=timeout, endpoint=endpoint, group=group))
+
+
+@app.command()
+@with_settings
+def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
+    """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
+    raise typer.Exit(run_relay(settings_or_usage(flags, config)))
+
+
+@app.command("relay-token")
+def relay_token(*, json_: Json = False) -> None:
+    """Make a token for the relay: itself, which is shown this once, and its digest for the relay's settings."""
+    token, digest = make_token()
+    if json_:
+        show.say_json({"token": token, "digest": digest})
+        return
+    show.say(f"token:  {token}")
+    show.say(f"digest: {digest}")
+    show.say("The relay gets the digest (--token, or --page-token for the page); who sends or looks gets the token.")
 
 
 @app.command()

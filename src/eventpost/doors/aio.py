@@ -3,11 +3,13 @@
 A put into memory or into the journal at durability ``os`` takes microseconds and is done inline.  One that may wait
 (an ``fsync``, a queue on another host, ``overflow="block"``) is done by the dispatcher's few threads for that (see
 ``doors/threads.py``); several at once share one sync by the queue's group commit.  Either way the event is encoded
-before the first ``await``: the caller may change it as soon as the call is made.
+before anything is waited for: the caller may change it as soon as the call has begun.
 
-Cancelling loses nothing: what was handed in is put and counted, only its answer is not waited for.  The end of the
-process waits for that too, within ``close_timeout_s``, as ``flush`` and ``aclose`` do, which each wait on a thread of
-their own.  None of these threads keeps the interpreter alive, and a loop that was closed meanwhile is told nothing.
+Cancelling loses nothing: what was handed in is put and counted, only its answer is not waited for.  Like any
+coroutine's, the call begins when it is awaited or its task first runs; a task that is cancelled before that has handed
+in nothing.  The end of the process waits for what was handed in, within ``close_timeout_s``, as ``flush`` and
+``aclose`` do, which each wait on a thread of their own.  None of these threads keeps the interpreter alive, and a loop
+that was closed meanwhile is told nothing.
 """
 
 from __future__ import annotations

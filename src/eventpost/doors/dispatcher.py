@@ -58,7 +58,8 @@ class EventDispatcher:
         retry: when to try again.
         batch_events_max: events in one request.
         batch_bytes_max: bytes of a shared request's body, at most 3,000,000.
-        linger_s: seconds that a visitor which may find company waits for it; a LogEvent never waits.
+        linger_s: seconds that a visitor which may find company waits for it.  A LogEvent never waits, unless
+            ``merge_log_events`` makes company possible for its visitors.
         in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands.
         in_flight_bytes_max: ceiling on the bytes of their bodies.
         timeout_s: seconds for one request in total, DNS included.
@@ -181,10 +182,6 @@ class EventDispatcher:
             ready = log_event_to_event(event, endpoint=self.endpoint, merge=self.merge_log_events)
         except EventpostError as error:
             return self.refuse(getattr(error, "reason", "invalid"), str(error))
-        except TypeError:
-            raise
-        except Exception as error:  # noqa: BLE001 - an attribute of somebody's object may raise anything
-            return self.refuse("invalid", f"{type(error).__name__} while a log event was read")
         return self.put_event(ready, urgent=not ready.envelope.shared)
 
     def put_event(self, event: Event, *, urgent: bool, handed_in: bool = False) -> bool:
@@ -329,8 +326,8 @@ class EventDispatcher:
             self._thread.hurry()
 
     def _end(self, *, durable: bool) -> Report:
-        if self._last_report is not None:
-            return self._last_report
+        if self._last_report is not None:  # closed before, in a forked child by its parent: the count is this process's
+            return self.stats()
         self._thread.close()
         try:
             self.queue.close()

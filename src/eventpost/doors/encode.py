@@ -7,7 +7,8 @@ count only if two checks hold:
 
 1. ``marshal.dumps(value)`` succeeds.  It walks the value in C and knows exact built-in types only.  What it takes
    beyond JSON (bytes, sets, complex numbers, code) orjson refuses, so where both succeed there was nothing but None,
-   bool, int, float, str, list, tuple and dict.
+   bool, int, float, str, list, tuple and dict.  With one exception: an Enum whose members are bytes, which marshal
+   takes as bytes and orjson as whatever its value is.  Where there may be one, what marshal made of it is encoded.
 2. No null stands where there was none.  If ``null`` occurs in the bytes at all they are read back and compared.
 
 Everything else takes the slow path, ``json.dumps``, which either knows what to do (subclasses of str, int, float and
@@ -33,7 +34,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from ..errors import InvalidEvent, UnencodableEvent
+from ..errors import EventpostError, InvalidEvent, UnencodableEvent
 from ..event import JSON_HEADERS, Envelope, Event
 
 ENVELOPES_MAX: Final = 1024
@@ -41,7 +42,7 @@ FRAMING_HEADERS: Final = frozenset({"content-length", "transfer-encoding"})
 
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _JSON_HEADERS: Final = tuple(JSON_HEADERS.items())
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_BYTES_LIKE: Final = b"\xf3"  # marshal's code for one that others refer to as well, as its class does to a member
 _URL: Final = re.compile(r"[\x21-\x7e]+\Z")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.1: a token
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*\Z")  # RFC 9110, 5.5, without obs-text: what every client can send
@@ -59,7 +60,9 @@ def encode_json(obj: Any, *, default: Callable[[Any], Any] | None = None) -> byt
     """
     try:
         encoded = orjson.dumps(obj, None, _STRICT)
-        marshal.dumps(obj)
+        marshalled = marshal.dumps(obj)
+        if _BYTES_LIKE in marshalled:
+            encoded = orjson.dumps(marshal.loads(marshalled), None, _STRICT)  # noqa: S302 - our own bytes
         if b"null" not in encoded or orjson.loads(encoded) == obj:
             return encoded
     except (TypeError, ValueError, RecursionError, MemoryError):
@@ -151,7 +154,8 @@ def log_event_to_event(log_event: Any, *, endpoint: str | None, merge: bool) -> 
     write it.  ``merge`` lets a POST with a non-empty ``visitors`` list share requests with events of equal envelopes.
 
     Raises TypeError if ``url`` or ``params`` is missing (a programmer's mistake), InvalidEvent for an URL, verb or
-    header that makes no request, UnencodableEvent for params that JSON cannot express.
+    header that makes no request and for whatever else an attribute's own code raises, UnencodableEvent for params that
+    JSON cannot express.
     """
     try:
         url = log_event.url if endpoint is None else endpoint
@@ -161,11 +165,17 @@ def log_event_to_event(log_event: Any, *, endpoint: str | None, merge: bool) -> 
     except Exception as error:  # noqa: BLE001 - a property of the caller's; it must not stop the caller's request
         raise InvalidEvent(f"{type(error).__name__} while its attributes were read") from None
     try:
-        verb = getattr(log_event, "http_verb", None)
-        headers = getattr(log_event, "headers", None)
-        pairs = _JSON_HEADERS if headers is None else tuple(headers.items())
-    except Exception as error:  # noqa: BLE001 - as above
-        raise InvalidEvent(f"{type(error).__name__} while its verb and headers were read") from None
+        return _as_event(log_event, url, params, merge=merge)
+    except EventpostError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as above: a TypeError of an attribute's is no programmer's mistake here
+        raise InvalidEvent(f"{type(error).__name__} while its URL, verb and headers were read") from None
+
+
+def _as_event(log_event: Any, url: Any, params: Any, *, merge: bool) -> Event:
+    verb = getattr(log_event, "http_verb", None)
+    headers = getattr(log_event, "headers", None)
+    pairs = _JSON_HEADERS if headers is None else tuple(headers.items())
     bare = _envelope(url, "POST" if verb is None else verb, pairs, b"", b"")
     if bare.verb == "GET":
         return Event(bare, _query(params))
@@ -207,8 +217,6 @@ def _envelope(url: Any, verb: Any, pairs: tuple[Any, ...], prefix: bytes, suffix
         return _envelopes[key]
     except (KeyError, TypeError):  # TypeError: something unhashable, which the checks below refuse
         pass
-    except Exception as error:  # noqa: BLE001 - a str subclass with a hash of its own
-        raise InvalidEvent(f"{type(error).__name__} while its URL, verb and headers were read") from None
     checked_url, checked_verb, headers = check_url(url), _check_verb(verb), _check_headers(pairs)
     envelope = Envelope(checked_url, checked_verb, headers, bool(prefix), prefix, suffix)
     plain = (checked_url, checked_verb, headers, prefix, suffix)

@@ -144,3 +144,21 @@ class Queue(Protocol):
     def close(self, timeout_s: float = 10.0) -> None:
         """Give back what is leased, make the rest safe, refuse further puts as ``closed``.  Idempotent."""
         ...
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """A queue that may want leases back: of events that somebody erases, none is to be sent any more.
+
+    No queue needs it.  While ``recalls`` is true after ``tend``, the sender releases what it has claimed and not sent,
+    and says so.
+    """
+
+    @property
+    def recalls(self) -> bool:
+        """Whether leases are wanted back."""
+        ...
+
+    def recalled(self) -> None:
+        """Go on: what was not in flight has been released."""
+        ...

@@ -340,6 +340,7 @@ class Sender:
 
     def _tend(self, now: float) -> None:
         self._tend_at = self._tended(now)
+        self._settlement.recall(lane.former.clear for lane in self._lanes.values())
         if now >= self._tell_at or self._tend_at - now >= TELL_S:  # to count can be dear
             self._tell_at = now + TELL_S
             self._settlement.tell_dropped()

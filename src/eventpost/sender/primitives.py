@@ -52,6 +52,7 @@ RLock: Callable[[], Any] = original("_thread", "RLock")
 get_ident: Callable[[], int] = original("_thread", "get_ident")
 start_new_thread: Callable[..., int] = original("_thread", "start_new_thread")
 real_sleep: Callable[[float], None] = original("time", "sleep")
+FOREVER_S: float = original("_thread", "TIMEOUT_MAX")
 
 
 def pause(seconds: float) -> None:

@@ -12,6 +12,7 @@ answer                          verdict
 401, 403, 404, 405, redirects   Hold: the endpoint is misconfigured; probe it, tell somebody, lose nothing
 a failed certificate check      Hold
 not sent from a test run        Hold
+not on an allow-list            Hold
 ==============================  =====================================================================================
 
 Guards, applied by the sender with what it remembers of the lane (:class:`History`):
@@ -39,8 +40,8 @@ from ..transports.protocol import Response, TransportError
 _HOLD_STATUSES: Final = frozenset({401, 403, 404, 405})
 _LATER_STATUSES: Final = frozenset({408, 425, 429})
 _DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
-UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed", "test_run"})
-_HOLD_KINDS: Final = {"tls": "certificate", "test_run": "test_run"}
+UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed", "test_run", "not_allowed"})
+_HOLD_KINDS: Final = {"tls": "certificate", "test_run": "test_run", "not_allowed": "not_allowed"}
 
 
 class Delivered(NamedTuple):

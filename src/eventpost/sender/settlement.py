@@ -8,11 +8,11 @@ closes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Final
 
-from ..queues.protocol import Answer, Lease, Queue
+from ..queues.protocol import Answer, Lease, Queue, Recalls
 from ..watch.signals import Dropped, Signal, Trouble
 
 SETTLE_AGAIN_S: Final = 1.0
@@ -23,6 +23,7 @@ class Settlement:
 
     def __init__(self, queue: Queue, emit: Callable[[Signal], None]) -> None:
         self._queue = queue
+        self._recalls = queue if isinstance(queue, Recalls) else None
         self._emit = emit
         self._to_ack: list[Lease] = []
         self._dropped: dict[str, int] = {}
@@ -72,6 +73,17 @@ class Settlement:
         except Exception as error:  # noqa: BLE001 - it will be tried again
             self._trouble("the queue's periodic work failed", error)
             return SETTLE_AGAIN_S
+
+    def recall(self, held: Iterable[Callable[[], list[Lease]]]) -> None:
+        """Give back what has not been sent, if the queue wants it; ``held``: what each lane holds, and forgets then."""
+        if self._recalls is None or not self._recalls.recalls:
+            return
+        for leases in held:
+            self.release(leases(), 0.0)
+        try:
+            self._recalls.recalled()
+        except Exception as error:  # noqa: BLE001 - it is asked again
+            self._trouble("the queue could not go on with what it recalled", error)
 
     def tell_dropped(self) -> None:
         """Emit what the queue has dropped since the last time."""

@@ -121,6 +121,9 @@ class SenderThread:
             if not self._started:
                 self._started = True
                 self._on_start()
+            make_ready: Callable[[], None] | None = getattr(self._transport, "make_ready", None)
+            if make_ready is not None:
+                make_ready()
             self._ended = Event()
             self._running = True
             start_new_thread(self._run, ())

@@ -5,6 +5,9 @@ exception mean "later"; None, which is what the SDK's own protocol returns, and 
 runs on one daemon thread of its own, never on the sender's, one event after the other.  A call that has not returned
 after the timeout counts as failed, is repeated later, and its thread is replaced: a hung dispatcher costs a thread, not
 the queue.
+
+That thread is started with the sender's and stays: at the end of the process, where most is still to be sent, Python
+3.12 lets nobody start one.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import inspect
 import json
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from ..event import LogEvent
 from .protocol import Request, Response, Transport, TransportError
@@ -30,10 +33,17 @@ class CustomTransport(ThreadedTransport):
     Raises TypeError for an object that can't be called this way.
     """
 
+    keeps_threads = True
+
     def __init__(self, dispatcher: Any) -> None:
         _check(dispatcher)
         self.dispatcher = dispatcher
         super().__init__(threads_max=1, stuck_max=STUCK_MAX)
+
+    def make_ready(self) -> None:
+        """Start the thread, if there is none."""
+        if not self._workers:
+            self._employ()
 
     def _attempt(self, request: Request, job: Job, worker: Worker) -> Response | TransportError:
         del job, worker  # the deadline is kept by the waiting side; nothing is held between attempts
@@ -65,10 +75,14 @@ class CustomTransport(ThreadedTransport):
 
 
 def as_log_event(request: Request) -> LogEvent:
-    """Return the request as the SDK's unit of dispatch.  Raises ValueError if its body is no JSON object."""
+    """Return the request as the SDK's unit of dispatch.  Raises ValueError if its body is no JSON object.
+
+    Of a query string, the params are text, and a list of texts where a key is repeated.
+    """
     envelope = request.envelope
     if envelope.verb == "GET":
-        params: Any = dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+        several = parse_qs(request.body.decode(), keep_blank_values=True)
+        params: Any = {key: values if len(values) > 1 else values[0] for key, values in several.items()}
     else:
         params = json.loads(request.body)  # the standard library's: integers of any size stay integers
     if not isinstance(params, dict):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from ..event import Envelope, shown_url
 
 FaultKind = Literal[
-    "dns", "connect", "tls", "timeout", "reset", "protocol", "dispatcher", "closed", "test_run", "other"
+    "dns", "connect", "tls", "timeout", "reset", "protocol", "dispatcher", "closed", "test_run", "not_allowed", "other"
 ]
 BODY_EXCERPT_BYTES_MAX = 4096
 
@@ -54,7 +54,7 @@ class TransportError:
     """No answer.
 
     ``kind`` "tls" is a failed certificate check; "dispatcher" a custom dispatcher's False or exception; "test_run"
-    what a test run does not send to Optimizely.
+    what a test run does not send to Optimizely; "not_allowed" what may not be sent to that URL from here.
 
     ``message`` says what to do where that is known, and holds neither payload nor secrets.
     """
@@ -76,7 +76,8 @@ class Transport(Protocol):
     """One attempt per request, hundreds at a time.  All but ``wake`` is called from one thread, the sender's.
 
     A transport may have an attribute ``in_flight_max``: more requests than that at once only wait inside it, while
-    their time runs.  After ``close``, ``wait`` returns at once, first what was abandoned, as "closed".
+    their time runs.  It may have a method ``make_ready()``, which is called by the thread that starts the sender's,
+    before that; it must not raise.  After ``close``, ``wait`` returns at once, first what was abandoned, as "closed".
     """
 
     def start(self, request: Request) -> None:

@@ -10,7 +10,8 @@ lock.  ``wake`` takes no lock: it opens a gate, which a signal handler may do wh
 
 The threads are the operating system's own (``sender.primitives``), end when idle for ``IDLE_S`` and are not known to
 ``threading``: they keep no interpreter alive.  Where no thread can be started (interpreter shutdown), ``wait`` runs the
-attempt itself if the transport says that this is bounded.
+attempt itself if the transport says that this is bounded.  One that can't say so makes its first thread ready in time,
+and keeps it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from ..sender.primitives import Event, Lock, start_new_thread
+from ..sender.primitives import FOREVER_S, Event, Lock, start_new_thread
 from .protocol import Completion, Request, Response, TransportError
 
 IDLE_S: Final = 10.0
@@ -70,6 +71,8 @@ class ThreadedTransport(ABC):
 
     inline_is_bounded = False
     """Whether an attempt ends by itself at about its deadline, so that the waiting thread may run it in need."""
+    keeps_threads = False
+    """Whether a thread that has nothing to do stays."""
 
     def __init__(self, threads_max: int, stuck_max: int) -> None:
         if threads_max < 1 or stuck_max < 0:
@@ -217,7 +220,7 @@ class ThreadedTransport(ABC):
                 return True
             worker.bell.clear()
             self._idle.append(worker)
-        if worker.bell.wait(IDLE_S):
+        if worker.bell.wait(FOREVER_S if self.keeps_threads else IDLE_S):
             return True
         with self._lock:
             if worker in self._idle:

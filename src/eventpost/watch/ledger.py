@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from ..queues.protocol import QueueStats
@@ -17,16 +16,13 @@ from ..sender.primitives import RLock
 _FOLD_AT = 256
 
 
-def _none() -> Mapping[str, int]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """Cumulative since the dispatcher was made (in a forked child: since the fork).  All values count events.
 
     ``accepted == delivered + queued + in_flight + dead + sum(dropped.values())`` at every moment.  ``adopted`` is the
-    part of ``accepted`` that other processes had put.  ``dropped`` and ``refused`` are by reason.
+    part of ``accepted`` that other processes had put.  ``dropped`` and ``refused`` are dicts by reason, this report's
+    own: it can be copied, pickled and written as JSON.
     """
 
     accepted: int = 0
@@ -35,8 +31,8 @@ class Report:
     queued: int = 0
     in_flight: int = 0
     dead: int = 0
-    dropped: Mapping[str, int] = field(default_factory=_none)
-    refused: Mapping[str, int] = field(default_factory=_none)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def offered(self) -> int:
@@ -127,6 +123,6 @@ def make_report(stats: QueueStats, refused: Mapping[str, int]) -> Report:
         queued=stats.queued,
         in_flight=stats.in_flight,
         dead=stats.dead,
-        dropped=MappingProxyType(dict(stats.dropped)),
-        refused=MappingProxyType(dict(refused)),
+        dropped=dict(stats.dropped),
+        refused=dict(refused),
     )

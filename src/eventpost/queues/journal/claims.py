@@ -22,7 +22,7 @@ from ..protocol import Lease
 from . import totals
 from .format import DROPPED, Outcome
 from .segment import Again, Cursor, JournalLease, SegmentWriter, runs
-from .voided import Voided
+from .voided import Passed
 
 if TYPE_CHECKING:
     from .folder import Folder
@@ -71,7 +71,8 @@ class Claims:
         self.closed = False
         self.claimer: int | None = None
         """The sender's thread, which must not wait for the room that it makes."""
-        self.voided = Voided(self.folder.disk)
+        self.voided = Passed(self.folder.disk, Outcome.VOID)
+        self.purged = Passed(self.folder.disk, Outcome.PURGED)
         self._ids = itertools.count()
         self._envelopes: dict[Envelope, Envelope] = {}
 
@@ -141,7 +142,7 @@ class Claims:
                     self.adopted += len(out) - before
                 if cursor.ended:
                     lane.cursors.remove(cursor)
-                    self._retire_if_done(cursor)
+                    self.retire_if_done(cursor)
                 if len(out) >= events_max or taken >= bytes_max:
                     return
             if not self._open_next(lane):
@@ -152,7 +153,7 @@ class Claims:
         cursor.read(1, 1, self.clock.monotonic(), [], self.intern)
         if cursor.ended:
             lane.cursors.remove(cursor)
-            self._retire_if_done(cursor)
+            self.retire_if_done(cursor)
 
     def _open_next(self, lane: Lane) -> bool:
         # All open ones are read to where they end now, so those of the own ones that stay are still written to.
@@ -166,7 +167,8 @@ class Claims:
             except FileNotFoundError:
                 if writer.sealed:
                     lane.own.popleft()
-                    self.lose("vanished", writer.count - self.voided.forget(writer))
+                    gone = writer.count - self.voided.forget(writer.name) - self.purged.forget(writer.name)
+                    self.lose("vanished", gone)
                     self.emit(Trouble("journal", f"{writer.path} is gone, and {writer.count} events with it"))
                     return True
                 fd = disk.duplicate(writer.fd)  # its name is gone; what it holds is not, as long as we have it open
@@ -183,7 +185,8 @@ class Claims:
         self.open.add(cursor)
         return True
 
-    def _retire_if_done(self, cursor: Cursor) -> None:
+    def retire_if_done(self, cursor: Cursor) -> None:
+        """Let a cursor whose events are all settled be folded; under the lock."""
         if cursor.is_done and cursor in self.open and cursor not in self.done:
             self.done.append(cursor)
 
@@ -213,7 +216,7 @@ class Claims:
                         lease.live = True  # not noted: whoever asks again finds them as they were
                     raise
                 self.delivered += len(ordinals)
-                self._retire_if_done(cursor)
+                self.retire_if_done(cursor)
 
     def _ack_late(self, lease: JournalLease) -> None:
         """Take an answer for a lease that was given back: the event is delivered all the same."""
@@ -230,7 +233,7 @@ class Claims:
             self.waiting -= 1
             cursor.waiting -= 1
         self.delivered += 1
-        self._retire_if_done(cursor)
+        self.retire_if_done(cursor)
 
     def _settle(self, cursor: Cursor, ordinals: list[int], outcome: Outcome) -> None:
         for run in runs(ordinals):
@@ -262,7 +265,7 @@ class Claims:
             self._settle(lease.cursor, [lease.ordinal], Outcome.DEAD)
             lease.live = False
             self.dead += 1
-            self._retire_if_done(lease.cursor)
+            self.retire_if_done(lease.cursor)
 
     def lose(self, reason: str, events: int) -> None:
         """Count a loss."""
@@ -295,6 +298,7 @@ class Claims:
 
     def _let_go(self, cursor: Cursor) -> None:
         self.open.discard(cursor)
+        self.purged.forget(cursor.name)
         cursor.close()
 
     def unread(self) -> int:
@@ -309,6 +313,11 @@ class Claims:
         """Tell whether anything here is not settled yet."""
         with self.lock:
             return self.in_flight > 0 or self.waiting > 0 or self.unread() > 0
+
+    def follows(self) -> bool:
+        """Tell whether a process that only stores may still append to what was adopted here."""
+        with self.lock:
+            return any(cursor.adopted and cursor.end is None and not cursor.header.sender for cursor in self.open)
 
     def pending(self, url: str) -> int:
         """See Queue.pending."""
@@ -336,20 +345,22 @@ class Claims:
                 ordinals = [one for one in ordinals if one >= cursor.ordinal]
             self.voided.add(writer, ordinals)
 
-    def count_voided(self) -> tuple[int, int]:
-        """Return how many events are void, and how many of these are still to be passed over; under the lock."""
-        if not self.voided:
+    def count_passed(self) -> tuple[int, int]:
+        """Return how many events are void, and how many are still to be passed over, purged ones too; under the lock."""
+        if not self.voided and not self.purged:
             return 0, 0
         read_to = {writer.name: 0 for lane in self.lanes.values() for writer in list(lane.own)}
         read_to |= {one.name: one.ordinal for one in self.open}
-        return self.voided.count(read_to)
+        voided, ahead = self.voided.count(read_to)
+        return voided, ahead + self.purged.count(read_to)[1]
 
-    def absorb(self, outcomes: dict[Outcome, int]) -> None:
+    def absorb(self, name: str, outcomes: dict[Outcome, int]) -> None:
         """Take over what others settled of an own segment; under the lock."""
         self.delivered += outcomes.get(Outcome.DELIVERED, 0)
         self.dead += outcomes.get(Outcome.DEAD, 0)
         for outcome, reason in DROPPED.items():
             self.lose(reason, outcomes.get(outcome, 0))
+        self.lose("purged", -self.purged.forget(name))  # counted when they were
 
     def close(self) -> None:
         """Let every claim go; nothing is handed out any more."""

@@ -94,14 +94,14 @@ class Count:
         store, claims = self.store, self.claims
         with store.lock, claims.lock:
             settled = {} if store.sends else self._others.total
-            voided, unread_voided = claims.count_voided()
+            voided, passed_ahead = claims.count_passed()
             moved = self._dead.total
             dropped = dict(claims.dropped)
             for outcome, reason in DROPPED.items():
                 more = settled.get(outcome, 0) + moved.get(outcome, 0)
                 if more:
                     dropped[reason] = dropped.get(reason, 0) + more
-            queued = claims.unread() + claims.waiting - (sum(settled.values()) if settled else unread_voided)
+            queued = claims.unread() + claims.waiting - (sum(settled.values()) if settled else passed_ahead)
             at_s = self._oldest_at_s
             return QueueStats(
                 accepted=store.accepted() - voided + claims.adopted, adopted=claims.adopted,
@@ -211,7 +211,7 @@ class Count:
                         break
                     if totals.fold(self.folder, writer.path, writer.count, found, retry=writer.header.retry):
                         self.forget_own(writer.name)
-                        self.claims.absorb(found)
+                        self.claims.absorb(writer.name, found)
 
     def reap_own_dead(self) -> None:
         """Fold own sealed segments of dead letters that are all settled, and count what became of them."""

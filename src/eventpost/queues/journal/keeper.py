@@ -11,6 +11,7 @@ from ...watch.signals import Signal, Trouble
 from . import dead
 from .claims import Claims
 from .count import Count
+from .erasing import AGAIN_S, Erasing
 from .expiry import Expiry
 from .folder import writer_of
 from .format import Kind, Outcome
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _SYNC_FILES_MAX: Final = 8
 _WATCH_INTERVAL_S: Final = 0.01
+_FOLLOW_INTERVAL_S: Final = 0.25
+"""How often one that sends for others among its own looks for what a process that only stores has put."""
 _DEAD_INTERVAL_S: Final = 60.0
 
 
@@ -31,7 +34,8 @@ class Keeper:
 
     def __init__(
         self, folder: Folder, clock: Clock, *, store: Store, claims: Claims, count: Count, orphans: Orphans,
-        expiry: Expiry, sync_interval_s: float, scan_interval_s: float, emit: Callable[[Signal], None],
+        expiry: Expiry, erasing: Erasing, sync_interval_s: float, scan_interval_s: float,
+        emit: Callable[[Signal], None],
     ) -> None:  # fmt: skip
         """Keep the arguments; touches no file."""
         self.folder = folder
@@ -41,6 +45,7 @@ class Keeper:
         self.count = count
         self.orphans = orphans
         self.expiry = expiry
+        self.erasing = erasing
         self.sync_interval_s = sync_interval_s
         self.scan_interval_s = scan_interval_s
         self.emit = emit
@@ -72,11 +77,14 @@ class Keeper:
             if now >= self._scan_at:
                 self._scan_at = now + self.scan_interval_s
                 self._look_after_own_lock()
+                self.erasing.look(elected=self.orphans.elected_fd >= 0)
                 self.orphans.scan()
+                if self.erasing.recalls:
+                    self._scan_at = min(self._scan_at, now + AGAIN_S)
             nexts.append(self._scan_at)
-        if self.orphans.adopt == "always":
+        if self.orphans.adopt == "always" or self.claims.follows():
             if now >= self._watch_at:
-                self._watch_at = now + _WATCH_INTERVAL_S
+                self._watch_at = now + (_WATCH_INTERVAL_S if self.orphans.adopt == "always" else _FOLLOW_INTERVAL_S)
                 if self.orphans.changed:
                     self.orphans.scan()
             nexts.append(self._watch_at)
@@ -149,7 +157,7 @@ class Keeper:
             return 0
         if own:
             if self.count.forget_own(name):
-                self.claims.absorb(before)
+                self.claims.absorb(name, before)
         else:
             self.claims.adopted += dropped
         self.claims.lose("overflow", dropped)

@@ -19,6 +19,7 @@ from ...watch.signals import Adopted, Damaged, Signal, Trouble
 from . import totals
 from .claims import Claims
 from .dead import Parked
+from .erasing import Erasing
 from .folder import writer_of
 from .format import NewerFormat, Outcome
 from .segment import Cursor
@@ -38,11 +39,13 @@ class Orphans:
     def __init__(
         self, folder: Folder, clock: Clock, *, claims: Claims, adopt: Adopt, own_name: Callable[[], str],
         emit: Callable[[Signal], None], on_damage: Callable[[Cursor, int, bytes, int, str], None],
+        erasing: Erasing,
     ) -> None:  # fmt: skip
         """Keep the arguments; touches no file."""
         self.folder = folder
         self.clock = clock
         self.claims = claims
+        self.erasing = erasing
         self.adopt = adopt
         self.emit = emit
         self.on_damage = on_damage
@@ -125,6 +128,7 @@ class Orphans:
     def _adopt(self, taken: Sequence[Cursor]) -> int:
         try:
             self.settle_parked(taken)
+            self.erasing.before_reading(taken)
         except (OSError, ValueError):
             for cursor in taken:
                 cursor.close()  # the next look tries again

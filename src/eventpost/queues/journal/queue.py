@@ -18,6 +18,7 @@ from .claims import Claims
 from .count import Count
 from .dead import DeadWriter
 from .disk import Disk
+from .erasing import Erasing
 from .expiry import Expiry
 from .folder import Folder
 from .keeper import Keeper
@@ -47,7 +48,8 @@ class JournalQueue:
             who names one notes it there for all processes, the last one wins; who names none goes by what is noted.
         segment_bytes_max: Size to which segments grow, in bytes; the first ones are smaller.
         sync_interval_s: How often the sender's thread syncs at ``"os"``, in seconds; 0: never.
-        scan_interval_s: How often the elected process looks for what others left, in seconds.
+        scan_interval_s: How often the elected process looks for what others left, in seconds.  Once it has found a
+            process that only stores, it looks for what that one puts four times a second.
         adopt: ``"elected"``: one of the processes adopts; ``"always"``: this one does, at once (a sender of its own);
             ``"never"``: this one does not.
         group: A group's name or number that shares the folder (folders 2770, files 0660); None: private to the user.
@@ -109,9 +111,10 @@ class JournalQueue:
         self._count = Count(
             self.folder, self.clock, store=self._store, claims=self._claims, dead_writer=self._dead, emit=self._tell
         )
+        self._erasing = Erasing(self.folder, self._claims, emit=self._tell)
         self._orphans = Orphans(
             self.folder, self.clock, claims=self._claims, adopt=adopt, own_name=self._store.own_name,
-            emit=self._tell, on_damage=self._damaged,
+            emit=self._tell, on_damage=self._damaged, erasing=self._erasing,
         )  # fmt: skip
         self._expiry = Expiry(
             self.folder, self.clock, dead_writer=self._dead, bounds=Bounds(dead_bytes_max, dead_age_max_s),
@@ -119,7 +122,8 @@ class JournalQueue:
         )  # fmt: skip
         self._keeper = Keeper(
             self.folder, self.clock, store=self._store, claims=self._claims, count=self._count, orphans=self._orphans,
-            expiry=self._expiry, sync_interval_s=sync_interval_s, scan_interval_s=scan_interval_s, emit=self._tell,
+            expiry=self._expiry, erasing=self._erasing, sync_interval_s=sync_interval_s,
+            scan_interval_s=scan_interval_s, emit=self._tell,
         )  # fmt: skip
         self._last: QueueStats | None = None
 
@@ -253,6 +257,16 @@ class JournalQueue:
         finally:
             self._say()
 
+    @property
+    def recalls(self) -> bool:
+        """See Recalls: a purge waits for it."""
+        return self._erasing.recalls
+
+    def recalled(self) -> None:
+        """See Recalls."""
+        self._erasing.look(elected=False)
+        self._say()
+
     def scan(self) -> int:
         """Look for what others left, now; returns how many segments were adopted."""
         adopted = self._orphans.scan()
@@ -286,6 +300,7 @@ class JournalQueue:
         self._dead.reset()
         self._orphans.elected_fd = -1
         self._orphans.reset()
+        self._erasing.reset()
         self._count.reset()
         self._keeper.reset()
         self._signals.clear()

@@ -1,0 +1,79 @@
+"""One request and its answer, under uvicorn; cheaper where both are as usual.
+
+A body that came whole with its header is handed out without a wait, and the answer to most requests, 204 and nothing
+else, is written as one piece that was made before.  Both save some microseconds where a request costs twenty;
+everything else goes uvicorn's own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from . import answers
+
+
+class Bell:
+    """An asyncio.Event that costs little where nobody waits for it."""
+
+    __slots__ = ("_event", "_rung")
+
+    def __init__(self) -> None:
+        self._event: asyncio.Event | None = None
+        self._rung = False
+
+    def set(self) -> None:
+        """Wake who waits, or who will."""
+        self._rung = True
+        if self._event is not None:
+            self._event.set()
+
+    def clear(self) -> None:
+        """Let the next one wait."""
+        self._rung = False
+        if self._event is not None:
+            self._event.clear()
+
+    async def wait(self) -> None:
+        """Wait for ``set``."""
+        if not self._rung:
+            self._event = self._event or asyncio.Event()
+            await self._event.wait()
+
+
+class Cycle(RequestResponseCycle):
+    """``no_content``: returns the bytes of a whole answer 204."""
+
+    def __init__(self, protocol: HttpToolsProtocol, no_content: Callable[[], bytes], *, keep_alive: bool) -> None:
+        super().__init__(
+            protocol.scope, protocol.transport, protocol.flow, protocol.logger, protocol.access_logger,
+            False, protocol.server_state.default_headers, cast("asyncio.Event", Bell()),
+            protocol.expect_100_continue, keep_alive, protocol.on_response_complete,
+        )  # fmt: skip
+        self._no_content = no_content
+        self._plain = self._handed_out = False
+
+    async def receive(self) -> Any:
+        """See ASGI."""
+        if self.more_body or self._handed_out or self.disconnected or self.waiting_for_100_continue:
+            return await super().receive()
+        self._handed_out = True
+        return {"type": "http.request", "body": bytes(self.body), "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        """See ASGI."""
+        if self.transport.is_closing():
+            self.disconnected = True  # which is told a moment later, and until then writing is an error
+        if message is answers.END and self._plain:
+            if not self.disconnected:
+                self.response_complete = True
+                self.transport.write(self._no_content())
+                self.message_event.set()
+                self.on_response()
+        elif message is answers.NO_CONTENT and self.keep_alive and not self.flow.write_paused:
+            self.response_started = self._plain = True
+        else:
+            await super().send(message)

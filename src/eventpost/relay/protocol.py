@@ -1,0 +1,315 @@
+"""What bounds a connection before there is a request, and where there never will be one.
+
+uvicorn's protocol on httptools bounds neither the bytes of a header nor the time that it takes, nor a body's sender who
+stalls; and it answers what is no HTTP as plain text.  This subclass does:
+
+====================================================  =================================================
+a header of more than ``header_bytes_max``            431, and the connection ends
+a header that is not there in ``header_timeout_s``    408 if some of it came, and the connection ends
+more than ``connections_max`` connections             503 with Retry-After to the first request of each
+a fourth more                                         closed without a word: descriptors are finite
+bytes that are no HTTP                                400, after the answers to what came before them
+a client that does not read its answer                closed after ``STALLED_S``
+====================================================  =================================================
+
+Times are kept by one look at all connections every ``LOOK_S``, not by a timer for each request, which would cost the
+hot path more than all the rest of this.  The same look wakes whoever waits for a body, so that its reader
+(``body.Reader``) can tell that its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection
+from email.utils import formatdate
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from . import answers
+from .answers import ASGIApp, Denied, Header, Receive, Scope, Send
+from .cycle import Cycle
+
+LOOK_S: Final = 0.5
+STALLED_S: Final = 60.0
+_TOO_MANY: Final = answers.unavailable("connections", "this worker has as many connections as it may")
+_TOO_LARGE: Final = Denied(431, "header_too_large", "the request's header is larger than the relay takes")
+_TOO_SLOW: Final = Denied(408, "slow_header", "the request's header did not arrive in time")
+_NO_HTTP: Final = Denied(400, "malformed", "this is no HTTP/1.1 request")
+
+
+class Bounds:
+    """What a worker's connections have in common: the bounds, who counts a no, and whether the worker is stopping."""
+
+    def __init__(
+        self,
+        *,
+        header_bytes_max: int,
+        header_timeout_s: float,
+        connections_max: int,
+        keep_alive_s: float,
+        paths: Collection[str],
+        refuse: Callable[[str, str], Any],
+    ) -> None:
+        self.header_bytes_max = header_bytes_max
+        self.header_timeout_s = header_timeout_s
+        self.connections_max = connections_max
+        self.connections_hard_max = connections_max + connections_max // 4 + 1
+        self.keep_alive_s = keep_alive_s
+        self.paths = {path.encode(): path for path in paths}
+        """The paths of events, which need no parsing, by the bytes of a request's first line."""
+        self.refuse = refuse
+        self.stopping = False
+        self._no_content = b""
+
+    def no_content(self) -> bytes:
+        """Return a whole answer 204."""
+        return self._no_content
+
+    def refresh(self) -> list[Header]:
+        """Return the headers of every answer: the date, which changes once a second."""
+        date = formatdate(usegmt=True).encode()
+        self._no_content = bytes(STATUS_LINE[204]) + b"date: " + date + b"\r\n\r\n"
+        return [(b"date", date)]
+
+
+class RelayProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    cycle: Any  # None before the first request, which uvicorn's own annotation leaves out
+    pipeline: deque[Any]
+    scope: Any
+
+    def __init__(
+        self, bounds: Bounds, config: Config, server_state: ServerState, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(config, server_state, {}, loop)
+        self._bounds = bounds
+        self._broken = False
+        self._in_head = False
+        self._head_bytes = 0
+        """Of a header that is not complete: what came before the newest data."""
+        self._data_bytes = 0
+        self._began_behind = False
+        """Whether the header that is under way began behind other bytes of the newest data."""
+        self._waits_since: float | None = None
+        """When the wait for a request, or for the rest of a header, began."""
+        self._stalled_since: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types it
+        """Take a connection, or turn it away."""
+        super().connection_made(transport)
+        self._scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "server": self.server, "client": self.client, "scheme": self.scheme, "root_path": "",
+        }  # fmt: skip
+        self._waits_since = self.loop.time()
+        count = len(self.connections)
+        if count > self._bounds.connections_max:
+            if count > self._bounds.connections_hard_max:
+                self._bounds.refuse("connections", "more connections than can be answered")
+                transport.abort()
+            self.app = self._turn_away
+
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        self._bounds.refuse(_TOO_MANY.reason, _TOO_MANY.detail)
+        await answers.deny(send, _TOO_MANY, [answers.CLOSE])
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._broken:
+            return
+        self._data_bytes = len(data)
+        self._began_behind = self.cycle is not None and self.cycle.more_body
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._begin_anew(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            if not self._broken:
+                self._end_after(_NO_HTTP)
+            return
+        if self._in_head:
+            if not self._head_bytes:
+                self._waits_since = self.loop.time()
+            self._head_bytes += self._parsed_bytes() if self._began_behind else len(data)
+            if self._head_bytes > self._bounds.header_bytes_max:
+                self._end_after(_TOO_LARGE)
+
+    def _parsed_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.scope = {**self._scope, "headers": self.headers}
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """Hand a request to the application, unless its header is too large after all."""
+        self._in_head = False
+        self._waits_since = None
+        bounds = self._bounds
+        limit = bounds.header_bytes_max
+        if self._head_bytes + self._data_bytes > limit and self._parsed_bytes() > limit:
+            self._end_after(_TOO_LARGE)
+            raise ValueError(_TOO_LARGE.reason)  # ends the parser
+        parser, scope = self.parser, self.scope
+        if parser.should_upgrade():
+            return  # the parser stops after this header, and `_begin_anew` goes on
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        path = bounds.paths.get(self.url)
+        if path is None:
+            self._parse_url(scope)
+        else:
+            scope["path"], scope["raw_path"], scope["query_string"] = path, self.url, b""
+        waiting = self.cycle is not None and not self.cycle.response_complete
+        lasts = version != "1.0" and parser.should_keep_alive() and not bounds.stopping
+        self.cycle = Cycle(self, bounds.no_content, keep_alive=lasts)
+        if waiting:  # it came before the last one was answered: its turn will come
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
+
+    def _parse_url(self, scope: Any) -> None:
+        parsed = httptools.parse_url(self.url)
+        raw_path: bytes = parsed.path or b"/"
+        scope["path"] = unquote(raw_path.decode("ascii"))
+        scope["raw_path"] = raw_path
+        scope["query_string"] = parsed.query or b""
+
+    def on_response_complete(self) -> None:
+        """Go on with what waits in line, or wait for the next request."""
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self.flow.resume_reading()  # not before: who sends on and on without reading would fill the line
+        if not self._in_head:
+            self._waits_since = self.loop.time()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own loses the answers
+        """Go on answering a client that has only ended its sending; with TLS there is no such thing."""
+        cycle = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        self._broken = True
+        cycle.keep_alive = False
+        return True
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+
+    def on_message_complete(self) -> None:
+        """End a request; also one that was answered before its body was there, which uvicorn would wait for."""
+        self._began_behind = True
+        if not self.parser.should_upgrade():
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    def _begin_anew(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1 where a request offers another protocol, as Java's client does with each.
+
+        The parser stops at such a header, and takes what follows, the body too, for that protocol.  So it is given the
+        header once more, without the offer.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._end_after(_NO_HTTP)
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        first = method + b" " + self.url + b" HTTP/1.1"
+        self.data_received(b"\r\n".join([first, *lines, b"", rest]))
+
+    def _end_after(self, denied: Denied) -> None:
+        """End the connection once what came whole before is answered; ``denied`` answers what did not."""
+        self._broken = True
+        self._in_head = False
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+            if not cycle.more_body:
+                self._bounds.refuse(denied.reason, denied.detail)
+                return
+            # The body of this very request is broken off: its application must see no end of it.
+            if self.pipeline:
+                self._bounds.refuse(denied.reason, denied.detail)
+                self.pipeline[0] = (cycle, _saying(denied))
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        else:
+            self._bounds.refuse(denied.reason, denied.detail)
+        if not self.transport.is_closing():
+            self.transport.write(_as_bytes(denied))
+        self.transport.close()
+
+    def look(self, now: float) -> None:
+        """Do what is due: called for each connection every ``LOOK_S``.  ``now``: the loop's time."""
+        cycle = self.cycle
+        if self.flow.write_paused or (cycle is not None and cycle.response_complete and cycle.more_body):
+            if self._stalled_since is None:
+                self._stalled_since = now
+            elif now - self._stalled_since > STALLED_S:
+                self.transport.abort()
+            return
+        self._stalled_since = None
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
+            cycle.message_event.set()
+        if self._waits_since is None:
+            return
+        if self.flow.read_paused:
+            self._waits_since = now  # it is this side that lets the client wait
+        waits_s = now - self._waits_since
+        if self._in_head:
+            if waits_s > self._bounds.header_timeout_s:
+                self._end_after(_TOO_SLOW)
+        elif waits_s > (self._bounds.header_timeout_s if cycle is None else self._bounds.keep_alive_s):
+            self.transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close a connection that waits for a request."""
+        if self._is_idle() and not self._in_head:
+            self.transport.close()
+        elif self.cycle is not None and not self.pipeline:
+            self.cycle.keep_alive = False
+
+    def is_busy(self, paths: Collection[str]) -> bool:
+        """Tell whether a request for one of these paths is not answered yet."""
+        cycle = self.cycle
+        return bool(self.pipeline) or (
+            cycle is not None and not cycle.response_complete and cycle.scope["path"] in paths
+        )
+
+
+def _saying(denied: Denied) -> ASGIApp:
+    async def say(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
+        await answers.deny(send, denied, [answers.CLOSE])
+
+    return say
+
+
+def _as_bytes(denied: Denied) -> bytes:
+    body = denied.body()
+    headers = [*denied.headers(), (b"content-length", b"%d" % len(body)), answers.CLOSE]
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+    return bytes(STATUS_LINE[denied.status]) + lines + b"\r\n" + body

@@ -1,0 +1,235 @@
+"""The main process: binds the socket, keeps the workers alive, sends, and ends in order.
+
+Workers accept from one inherited socket that this process holds, too, so connections that wait in it survive the death
+of any worker.  A worker that dies is started again (``children.Slot``).
+
+The end.  SIGTERM or SIGINT: the socket is closed, the workers are told, and answer what they have accepted.  What they
+stored is then sent for up to ``drain_timeout_s``; an endpoint that is left alone anyway is not waited for.  The rest
+stays on the disk.  A second signal ends the waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ..doors.dispatcher import EventDispatcher
+from ..event import shown_url
+from ..queues.journal import JournalQueue, inspect
+from ..queues.journal.inspect import FolderStatus
+from ..settings import build_transport
+from ..watch.signals import Observer
+from .allowed import AllowedTransport
+from .children import BACKLOG, RESTART_FIRST_S, Slot, Told
+from .settings import RelaySettings, share_run_dir
+from .tls import tls_context
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(process)d %(message)s"
+START_TIMEOUT_S: Final = 30.0
+BIND_TIMEOUT_S: Final = 5.0
+TICK_S: Final = 0.1
+STOP_SPARE_S: Final = 3.0
+_log = logging.getLogger("eventpost.relay")
+
+
+class CannotStart(Exception):  # noqa: N818 - names a state
+    """The relay cannot start; the message says what to do."""
+
+
+class Supervisor:
+    """The relay, from its main process.
+
+    Args:
+        settings: the settings in force.
+        say: takes the lines for a person: where it listens, what it waits for.
+        observers: are told of everything that the senders do.
+
+    Raises CannotStart, JournalUnusable.
+    """
+
+    def __init__(
+        self, settings: RelaySettings, *, say: Callable[[str], None], observers: tuple[Observer, ...] = ()
+    ) -> None:
+        self._settings = settings
+        self._say = say
+        try:
+            tls_context(settings)
+        except OSError as error:
+            raise CannotStart(f"the certificate cannot be used: {error.strerror or error}") from error
+        self._queues = [self._open(path, own=not number) for number, path in enumerate(settings.journal)]
+        self._dispatchers = [self._dispatcher(queue, observers) for queue in self._queues]
+        self._run_dir = tempfile.mkdtemp(prefix="eventpost-relay-")
+        self.slots = [Slot() for _ in range(settings.workers)]
+        self._told, self._tell = os.pipe()
+        os.set_blocking(self._told, False)
+        self._signals = 0
+        self._draining = False
+        self.started_at = time.time()
+
+    def _open(self, path: str, *, own: bool) -> JournalQueue:
+        if own:
+            return JournalQueue(
+                path, self._settings.durability, self._settings.bytes_max, adopt="always", group=self._settings.group
+            )
+        try:
+            inspect.open_folder(path)
+        except FileNotFoundError as error:
+            raise CannotStart(f"{path}: {error.strerror}") from error
+        return JournalQueue(path, adopt="always", allow_network_fs=True)
+
+    def _dispatcher(self, queue: JournalQueue, observers: tuple[Observer, ...]) -> EventDispatcher:
+        return EventDispatcher(
+            queue, send_to=self._settings.endpoint, sender="thread", observers=observers,
+            transport=AllowedTransport(build_transport(), self._settings.allowed_urls),
+            close_timeout_s=self._settings.drain_timeout_s,
+        )  # fmt: skip
+
+    # -- life
+
+    def run(self) -> int:
+        """Run until a signal; return the exit code."""
+        share_run_dir(self._run_dir)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        code = 1
+        try:
+            listener = self._bind()
+            try:
+                for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
+                    queue.scan()
+                    dispatcher.start()
+                if self._start_all(listener):
+                    self._announce(listener)
+                    self._live(listener)
+                    code = 0
+            finally:
+                listener.close()
+                self._stop_workers()
+        finally:
+            self._drain()
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+        return code
+
+    def _on_signal(self, *_: object) -> None:
+        self._signals += 1
+        if self._draining:
+            raise KeyboardInterrupt  # which a dispatcher at its end takes for: do not wait
+        with suppress(OSError):
+            os.write(self._tell, b".")
+
+    def _bind(self) -> socket.socket:
+        """Return the listening socket; waits for workers of a relay that was killed just now to let go of theirs."""
+        host, port = self._settings.address
+        deadline = time.monotonic() + BIND_TIMEOUT_S
+        while True:
+            try:
+                family, kind, number, _, where = socket.getaddrinfo(
+                    host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                listener = socket.socket(family, kind, number)
+                try:
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6 and host == "::":
+                        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                    listener.bind(where)
+                    listener.listen(BACKLOG)
+                except OSError:
+                    listener.close()
+                    raise
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline or self._signals:
+                    raise CannotStart(f"{self._settings.listen}: {error.strerror or error}") from error
+                time.sleep(TICK_S)
+            else:
+                return listener
+
+    def _start_all(self, listener: socket.socket) -> bool:
+        """Start every worker and wait until all are ready; False: told to stop meanwhile.  Raises CannotStart."""
+        for slot in self.slots:
+            self._start(slot, listener)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(slot.ready for slot in self.slots):
+            if self._signals:
+                return False
+            for slot in self.slots:
+                slot.look()
+                code = slot.reap(time.monotonic())
+                if code is not None:
+                    raise CannotStart(f"a worker ended with {code} before it was ready; see what it said above")
+            if time.monotonic() > deadline:
+                raise CannotStart(f"the workers were not ready within {START_TIMEOUT_S:g} s")
+            self._wait(TICK_S / 4)
+        return True
+
+    def _start(self, slot: Slot, listener: socket.socket) -> None:
+        slot.start(listener, Told(self._settings, self._run_dir, LOG_FORMAT))
+
+    def _announce(self, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if self._settings.tls_cert else "http"
+        where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{self._settings.prefix}"
+        goes = shown_url(self._settings.us_url)
+        self._say(f"eventpost relay: listening on {where}, journal {self._queues[0].path}, sending to {goes}")
+
+    def _live(self, listener: socket.socket) -> None:
+        """Keep the workers alive, and the state written, until a signal."""
+        while not self._signals:
+            now = time.monotonic()
+            for slot in self.slots:
+                slot.look()
+                code = slot.reap(now)
+                if code is not None:
+                    _log.error("eventpost relay: a worker ended with %d; another one takes its place", code)
+                if slot.process is None and now >= slot.due_at:
+                    try:
+                        self._start(slot, listener)
+                    except OSError as error:
+                        _log.error("eventpost relay: a worker cannot be started: %s", error.strerror)
+                        slot.due_at = now + RESTART_FIRST_S
+            self._wait(TICK_S)
+
+    def _wait(self, timeout_s: float) -> None:
+        """Wait for a signal or a worker's word or end."""
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._told, selectors.EVENT_READ)
+            for slot in self.slots:
+                if slot.life is not None and not slot.ready:
+                    waiting.register(slot.life, selectors.EVENT_READ)
+            waiting.select(timeout_s)
+        with suppress(BlockingIOError):
+            os.read(self._told, 64)
+
+    # -- the end
+
+    def _stop_workers(self) -> None:
+        """Tell the workers to stop, and wait until they have; end by force what does not."""
+        for slot in self.slots:
+            slot.tell_to_stop()
+        deadline = time.monotonic() + self._settings.stop_timeout_s + STOP_SPARE_S
+        for slot in self.slots:
+            if not slot.wait_for_end(deadline - time.monotonic()):
+                _log.error("eventpost relay: a worker did not stop in time, and was killed; what it stored is kept")
+
+    def _drain(self) -> None:
+        """Send what is queued, up to a deadline, and let go of the journals.  A signal ends the waiting."""
+        deadline = time.monotonic() + self._settings.drain_timeout_s
+        self._draining = True
+        for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
+            queue.scan()  # what the workers left
+            dispatcher.hurry()
+        for dispatcher in self._dispatchers:
+            dispatcher.close_at_exit(max(0.0, deadline - time.monotonic()))
+
+    def status(self) -> list[FolderStatus]:
+        """Return the folders' sums, for the last line."""
+        return [inspect.folder_status(queue.path) for queue in self._queues]
