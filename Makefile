@@ -42,7 +42,7 @@ docs: $(READY)  ## the documentation names what there is
 bench: $(READY)  ## the official pipeline and ours, alternately in one run; writes docs/performance.md
 	@$(BIN)/python -m bench
 
-soak: $(READY)  ## the whole proof: simulations, power loss, kills, fuzzing, chaos; hours; writes its figures to docs/guarantees.md
+soak: $(READY)  ## the whole proof: simulations, power loss, kills, fuzzing, chaos, mutants; hours; writes its figures to docs/guarantees.md
 	@$(BIN)/python -m proof --record all
 
 clean:  ## remove the environment and what the tools leave behind

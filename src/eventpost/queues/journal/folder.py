@@ -254,9 +254,12 @@ class Folder:
         fd = self.disk.create(temporary, self.file_mode, self.gid)
         try:
             self.disk.write(fd, orjson.dumps(note), 0)
-            self.disk.datasync(fd)
+            self.disk.datasync(
+                fd
+            )  # before the name is its: power loss must not put an empty note in the old one's place
         finally:
             self.disk.close(fd)
+        # The folder is not synced: the old note may come back and its segments not, which costs a count, no event.
         self.disk.rename(temporary, f"{self.path}/{name}")
 
     def set_aside(self, segment: str, at: int, data: bytes) -> str:

@@ -248,5 +248,5 @@ class Orphans:
         """Put a file whose header can't be read where a person can look at it."""
         target = f"{self.folder.bad}/{path.rsplit('/', 1)[1]}.bad"
         size = self.folder.disk.size(path)
-        self.folder.disk.rename(path, target)
+        self.folder.disk.rename(path, target)  # under its lock; undone by power loss, it is only found once more
         self.emit(Damaged(target, 0, size, why))

@@ -102,8 +102,8 @@ class SegmentWriter:
             self.end = self.synced = self.header.records_at
             self.events_max = self.header.events_max
             if durable:
-                disk.datasync(self.fd)
-            disk.rename(temporary, self.path)
+                disk.datasync(self.fd)  # the bytes before the name: who finds the one finds the other
+            disk.rename(temporary, self.path)  # it has its name once it has its header, whoever is killed when
             if durable:
                 disk.sync_folder(folder)  # the name is part of the promise
         except BaseException:
@@ -189,7 +189,7 @@ class SegmentWriter:
         mapped, self.map = self.map, None
         try:
             try:
-                if mapped is not None:
+                if mapped is not None:  # before the cut: what lies behind a seal nobody reads
                     mapped[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES] = fmt.encode_seal(self.count, self.end)
             finally:  # without a seal the file's end is what tells where its records end
                 disk.truncate(self.fd, self.end)
