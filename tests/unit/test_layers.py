@@ -77,13 +77,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tomli": ("relay.settings",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
-READS_ENVIRONMENT = (
-    "settings",
-    "relay.settings",
-    "guard",
-    "transports.tls",  # REQUESTS_CA_BUNDLE and its kind are not ours to name
-    "cli.demo",  # tells its processes to go past any proxy
-)
+# tls: REQUESTS_CA_BUNDLE and its kind are not ours to name; demo: tells its processes to go past any proxy.
+READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

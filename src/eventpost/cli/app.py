@@ -11,9 +11,9 @@ from rich.progress import Progress
 
 from .. import __version__
 from ..errors import JournalUnusable
-from ..queues.journal import inspect
+from ..queues.journal import inspect, shown
 from ..queues.journal.repair import repair as mend
-from ..queues.journal.shown import count, needs_a_person, seen_as_dict
+from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
 from .purge import TIMEOUT_S, run_purge
@@ -189,7 +189,7 @@ def verify(
         show.say_json({"repaired": done, "findings": found} if repair else found)
     else:
         for what in repaired:
-            lost = f", {count(what.events, 'event')} dropped: damaged" if what.events else ""
+            lost = f", {shown.count(what.events, 'event')} dropped: damaged" if what.events else ""
             show.say(f"{what.did}: {what.path}: {what.detail}{lost}", style="yellow" if what.did == "left" else "green")
         if repair and not repaired:
             show.say("nothing to repair")

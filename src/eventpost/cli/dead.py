@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from ..queues.journal import inspect
+from ..queues.journal import inspect, shown
 from ..queues.journal.dead import DeadLetter
-from ..queues.journal.shown import count, letter_as_dict
+from ..queues.journal.shown import letter_as_dict
 from . import show
 
 app = typer.Typer(
@@ -107,16 +107,16 @@ def export(
         sys.stdout.flush()
         return
     inspect.open_folder(journal)  # no journal, no file
-    written = 0
+    count = 0
     with (
         os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
         Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar,
     ):
         task = bar.add_task("writing", total=None)
-        for written, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
+        for count, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
             file.write(text)
-            bar.update(task, completed=written)
-    show.say(f"{count(written, 'dead letter')} written to {output}", to=show.err)
+            bar.update(task, completed=count)
+    show.say(f"{shown.count(count, 'dead letter')} written to {output}", to=show.err)
 
 
 def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) -> Iterator[tuple[int, str]]:
@@ -146,7 +146,7 @@ def _change(
     if ask and chosen:
         if sys.stdin is None or not sys.stdin.isatty():
             raise typer.BadParameter("discarding cannot be undone: say --yes where nobody can be asked")
-        typer.confirm(f"Discard {count(len(chosen), 'dead letter')} for good?", abort=True)
+        typer.confirm(f"Discard {shown.count(len(chosen), 'dead letter')} for good?", abort=True)
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task(word, total=len(chosen))
         done = change(journal, chosen if ask or not all_ else None, progress=lambda count: bar.advance(task, count))

@@ -79,7 +79,9 @@ class Supervisor:
         self._draining = False
         bounds = [settings.bytes_max, *[None] * (len(self._queues) - 1)]
         senders = list(zip(self._queues, self._dispatchers, bounds, strict=True))
-        self._figures = Figures(self._run_dir, senders, self.slots, monitor, make_metrics().refused_by_reason)
+        self._figures = Figures(
+            self._run_dir, senders, self.slots, monitor, make_metrics(self._run_dir).refused_by_reason
+        )
 
     def _open(self, path: str, *, own: bool) -> JournalQueue:
         settings = self._settings

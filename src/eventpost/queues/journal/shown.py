@@ -1,8 +1,8 @@
 """What is shown of a stored event, to people and in files: plain values, what says who somebody is masked.
 
 What lies in a journal was written by others and never checked but for being a batch: nothing here trusts its shape.
-URLs are shown without user, password and query.  Unless ``visitor_ids`` is true, visitor and session ids are masked
-wherever a payload repeats them, secrets in headers, and both in what an endpoint quotes of them in its answer.
+URLs are shown without user, password and query.  Unless ``visitor_ids`` is true, visitor and session ids are masked in
+payloads, wherever a payload repeats them, secrets in headers, and both in what an endpoint quotes in its answer.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PLAIN_HEADERS: Final = frozenset({"accept", "content-type", "content-encoding", 
 _DEPTH_MAX: Final = 100
 
 
-def moment(at_s: float) -> str:
-    """Return a point in time in UTC, to the second."""
-    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
 def count(number: int, one: str, many: str = "") -> str:
     """Return a number of things for people."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def moment(at_s: float) -> str:
+    """Return a point in time in UTC, to the second."""
+    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def parsed(event: Event) -> Any:
