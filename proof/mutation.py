@@ -100,11 +100,15 @@ class Touched:
         self.lines: dict[str, dict[str, list[str]]] = told["lines"]
 
     def tests(self, mutant: Mutant, patience_s: float) -> list[str]:
-        """Return the tests for a mutant, quickest first: those that run its lines, else those that run its module."""
+        """Return the tests for a mutant, quickest first: those that run its lines.
+
+        What is run when a module is loaded is every test's: of those files, then, of which some test runs the module.
+        """
         lines = self.lines.get(mutant.module, {})
-        found = {test for at in range(mutant.lines[0], mutant.lines[1] + 1) for test in lines.get(str(at), ())} - {""}
-        if mutant.module in UNSEEN or not found:
-            found = {test for tests in lines.values() for test in tests} - {""}
+        found = {test for at in range(mutant.lines[0], mutant.lines[1] + 1) for test in lines.get(str(at), ())}
+        if mutant.module in UNSEEN or "" in found or not found:
+            files = {test.partition("::")[0] for tests in lines.values() for test in tests}
+            found = {test for test in self.tests_s if test.partition("::")[0] in files}
         chosen, left_s = [], patience_s
         for test in sorted(found & self.tests_s.keys(), key=self.tests_s.__getitem__):
             left_s -= self.tests_s[test]

@@ -174,7 +174,7 @@ class Process:
         for one in events:
             if one.heard and not one.excused:
                 raise Violation(f"{one.uuid} was noted as delivered, and is sent again")
-            if one.uuid in known:
+            if one.uuid in known and not one.excused:
                 raise Violation(f"{one.uuid} was answered with a 2xx, whoever heard it lives, and it is sent again")
 
     def hears(self, events: list[Told]) -> None:

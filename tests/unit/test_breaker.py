@@ -349,3 +349,17 @@ def test_an_open_endpoint_can_turn_out_to_be_misconfigured() -> None:
     breaker = opened("http_401")
     change = breaker.hold(0.5, "http_401", 0.0, probe=False)
     assert change == Change("held", "http_401", 2.0)
+
+
+def test_a_delivery_closes_it_the_moment_a_retry_after_is_over() -> None:
+    """Not a moment before."""
+    breaker = Breaker(POLICY, 300)
+    breaker.failed(0.0, "http_429", 0.0, probe=False, wait_s=10.0)
+    assert breaker.delivered(9.9, backlog=False) is None
+    assert breaker.delivered(10.0, backlog=False) == Change("closed", "recovered")
+
+
+def test_the_policy_says_how_soon_a_held_endpoint_is_probed() -> None:
+    """Nobody has asked for more time."""
+    breaker = Breaker(RetryPolicy(jitter=0.0, breaker_first_s=0.25), 300)
+    assert breaker.hold(0.0, "http_401", 0.0, probe=False) == Change("held", "http_401", 0.25)
