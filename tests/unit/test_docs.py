@@ -17,7 +17,7 @@ from support import missing
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "eventpost"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path for folder in ("", "docs", "deploy") for path in sorted((ROOT / folder).glob("*.md"))]
 TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
 
