@@ -104,7 +104,7 @@ def _date(seconds: float) -> Callable[[], Scripted]:
     return lambda: Scripted(lambda _: Reply(503, retry_after=formatdate(time.time() + seconds, usegmt=True)))
 
 
-HELD = (401, 403, 404, 405)
+HELD = (401, 403, 404, 405, 407)
 LATER = (408, 425, 429)
 OTHER_4XX = tuple(code for code in range(400, 500) if code not in (*HELD, *LATER, 413))
 GARBAGE = (
@@ -159,7 +159,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("switching", "1xx", "101, without having been asked for it", does(raw.answering(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")), both("protocol", "reset"), "later"),
     Fault("status_2xx", "status", "every 2xx (204 is expected, the others are counted by their status)", lambda: Scripted(by_path), both(), "delivered", codes=tuple(range(200, 300))),
     Fault("status_3xx", "status", "every 3xx; none is followed", lambda: Scripted(by_path), both("http_*"), "held", codes=tuple(range(300, 400))),
-    Fault("status_misconfigured", "status", "401, 403, 404, 405", lambda: Scripted(by_path), both("http_*"), "held", codes=HELD),
+    Fault("status_misconfigured", "status", "401, 403, 404, 405, 407", lambda: Scripted(by_path), both("http_*"), "held", codes=HELD),
     Fault("status_later", "status", "408, 425, 429", lambda: Scripted(by_path), both("http_*"), "later", codes=LATER),
     Fault("status_413", "status", "413 to a single event", lambda: Scripted(by_path), both("too_large"), "dead", codes=(413,)),
     Fault("status_other_4xx", "status", "every other 4xx, to a single event", lambda: Scripted(by_path), both("http_*"), "dead", codes=OTHER_4XX),

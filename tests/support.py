@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -28,6 +31,18 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
     pytest.skip(f"needs {what}")
+
+
+def fetched(cache: pytest.Cache, *wanted: str) -> Path:
+    """Return a folder with these packages, without what they depend on; fetched once, then kept in pytest's cache."""
+    folder = cache.mkdir("-".join(wanted).replace("==", "-"))
+    if not (folder / "complete").exists():
+        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--retries=1"]
+        command = [sys.executable, "-m", "pip", "install", *options, f"--target={folder}", *wanted]
+        if subprocess.run(command, capture_output=True, timeout=90, check=False).returncode:
+            missing(f"{', '.join(wanted)}, which pip could not fetch")
+        (folder / "complete").touch()
+    return folder
 
 
 def curl_transport(**options: Any) -> CurlTransport:

@@ -57,7 +57,13 @@ def __getattr__(name: str) -> Any:
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{where}", __name__), name)
+    try:
+        value = getattr(import_module(f".{where}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "optimizely":
+            raise
+        remedy = f"eventpost.{name} needs the official SDK: pip install 'eventpost[optimizely]'"
+        raise ModuleNotFoundError(remedy, name="optimizely") from None
     globals()[name] = value
     return value
 

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
 
-from eventpost import EventDispatcher, JournalQueue, LogEvent
+from eventpost import EventDispatcher, JournalQueue, LogEvent, __version__
 from eventpost.doors.encode import log_event_to_event
 from eventpost.testing import Collector, Reply
 from support import missing
@@ -37,8 +38,11 @@ def eventpost(*arguments, timeout_s=30, **options):
 
 def log_event(uuid, key="purchase"):
     """Return a LogEvent with one event in it."""
-    event = {"uuid": uuid, "timestamp": 1, "key": key}
-    visitor = {"visitor_id": SECRET, "attributes": [], "snapshots": [{"events": [event]}]}
+    event = {"uuid": uuid, "timestamp": 1, "key": key, "tags": {"link": f"/users/{SECRET}?age=30", "number": 12345}}
+    attributes = [{"key": "$opt_bucketing_id", "type": "custom", "value": SECRET}, {"key": "plan", "value": "gold"}]
+    visitor = {
+        "visitor_id": SECRET, "session_id": 12345, "attributes": attributes, "snapshots": [{"events": [event]}]
+    }  # fmt: skip
     return LogEvent(URL, {"account_id": "1", "visitors": [visitor]})
 
 
@@ -199,6 +203,88 @@ def test_send_delivers_for_whoever_only_stores_until_sigterm(tmp_path, collector
     assert writer.close().delivered == 52
 
 
+@contextmanager
+def sending(folder):
+    """Run ``eventpost send`` beside the test; gives the process."""
+    command = [sys.executable, "-m", "eventpost.cli", "send", "--journal", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sender:
+        try:
+            yield sender
+        finally:
+            sender.kill()
+
+
+def test_sigterm_ends_it_whichever_thread_it_meets(tmp_path, collector):
+    """The kernel may give a signal to any thread; the main one waits without an end, and is woken all the same."""
+    store(tmp_path / "j", collector.url, "a")
+    with sending(tmp_path / "j") as sender:
+        assert collector.wait_for(1, timeout_s=20)
+        threads = f"/proc/{sender.pid}/task"
+        if not os.path.isdir(threads):
+            missing("/proc, to name another process's threads")
+        other = next(int(one) for one in os.listdir(threads) if int(one) != sender.pid)
+        os.kill(other, signal.SIGTERM)
+        said, _ = sender.communicate(timeout=15)
+    assert sender.returncode == 0
+    assert "delivered 1" in said
+
+
+def test_ctrl_c_does_not_wait_for_an_endpoint_that_is_left_alone(tmp_path):
+    """It has no prospect, and everything is kept: the ten seconds that an end may take are for living endpoints."""
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", *"abcde")
+    with sending(tmp_path / "j") as sender:
+        assert "is left alone" in sender.stderr.readline()
+        sender.send_signal(signal.SIGINT)
+        said, complained = sender.communicate(timeout=8)
+    assert (sender.returncode, complained) == (0, "")
+    assert "queued 5" in said
+
+
+def test_a_second_ctrl_c_waits_no_longer(tmp_path):
+    """The first one waits for what is in flight and says so; the next one leaves it, and it is kept."""
+    with Collector(lambda _: Reply(delay_s=60)) as slow:
+        store(tmp_path / "j", slow.url, "a")
+        with sending(tmp_path / "j") as sender:
+            assert slow.wait_requests(1, timeout_s=20)
+            sender.send_signal(signal.SIGINT)
+            assert "1 events pending, waiting up to 10 s for them; Ctrl-C to leave at once" in sender.stderr.readline()
+            sender.send_signal(signal.SIGINT)
+            said, complained = sender.communicate(timeout=8)
+    assert (sender.returncode, complained) == (0, "")
+    assert "queued 1" in said
+
+
+def test_until_empty_leaves_what_a_living_sender_holds(tmp_path):
+    """That one delivers it, however long its endpoint is away; there is nothing to wait for."""
+    application = EventDispatcher(JournalQueue(tmp_path / "j", adopt="never"), endpoint="http://127.0.0.1:9/v1/events")
+    assert application.dispatch_event(log_event("its own"))
+    done = eventpost("send", "--journal", tmp_path / "j", "--until-empty")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "accepted 0, delivered 0" in done.stdout
+    assert application.close(timeout_s=0).queued == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--endpoint", "localhost:8080"], {}, "--endpoint: the URL is not http:// or https:// with a host"),
+        (["--endpoint", "http://[::1"], {}, "--endpoint: the URL is not http:// or https:// with a host"),
+        (["--endpoint", "http://host:99999/"], {}, "--endpoint: the URL is not http:// or https:// with a host"),
+        (["--timeout", "-1"], {}, "--timeout"),
+        (["--timeout", "inf"], {}, "--timeout"),
+        (["--group", "no-such-group"], {}, "no such group"),
+        ([], {"EVENTPOST_TIMEOUT_S": "soon"}, "EVENTPOST_TIMEOUT_S must be a number, not 'soon'"),
+    ],
+)
+def test_send_with_a_value_that_makes_no_sense_is_wrong_usage(tmp_path, arguments, environment, words):
+    """Exit code 2 and a sentence that says what is wanted; no traceback."""
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "a")
+    done = eventpost("send", "--journal", tmp_path / "j", *arguments, env={**os.environ, **environment})
+    assert done.returncode == 2
+    assert words in done.stderr.replace("'--", "--").replace("':", ":")
+    assert "Traceback" not in done.stderr
+
+
 def eventpost_as_nobody(*arguments):
     """Run a command under another user, in the group 4242 only; returns the finished process."""
     if os.getuid() != 0 or shutil.which("setpriv") is None:
@@ -245,15 +331,6 @@ def test_a_folder_of_another_user_is_said_to_be_so(passable, collector, command)
     done = eventpost_as_nobody(*command.split(), "--journal", passable / "j")
     assert done.returncode == 2
     assert "belongs to uid 0 with mode 0700" in done.stderr
-
-
-def test_an_unknown_group_is_wrong_usage(tmp_path, collector):
-    """Exit code 2 and a sentence."""
-    store(tmp_path / "j", collector.url, "a")
-    done = eventpost("send", "--journal", tmp_path / "j", "--group", "no-such-group", "--timeout", 1)
-    assert done.returncode == 2
-    assert "no such group" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_tail_follows(tmp_path, collector):
@@ -317,17 +394,37 @@ def test_verify_names_damage_and_changes_nothing(tmp_path):
     done = eventpost("verify", "--journal", tmp_path / "j", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)[0]["kind"] == "damaged"
+    assert "`eventpost verify --repair` mends what it can" in eventpost("verify", "--journal", tmp_path / "j").stdout
     assert segment.read_bytes() == bytes(data)
 
 
+def test_verify_repair_mends_and_says_what_it_did(tmp_path):
+    """The event whose record is damaged is counted as dropped; run again, it finds nothing to do."""
+    store(tmp_path / "j", "http://127.0.0.1:9/v1/events", "aaaa", "bbbb")
+    segment = next((tmp_path / "j" / "segments").glob("*.seg"))
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"aaaa")] ^= 1
+    segment.write_bytes(data)
+    done = eventpost("verify", "--repair", "--journal", tmp_path / "j")
+    assert done.returncode == 0
+    assert "1 event dropped: damaged" in done.stdout
+    assert "every record is whole" in done.stdout
+    assert eventpost("verify", "--repair", "--journal", tmp_path / "j").stdout.startswith("nothing to repair")
+    status = eventpost("status", "--journal", tmp_path / "j")
+    assert status.returncode == 1
+    assert "queued 1 + dead 0 + dropped 1 (damaged 1)" in status.stdout
+    assert "1 damaged place set aside" in status.stdout
+
+
 def test_visitor_ids_are_masked_unless_asked_for(with_dead):
-    """In every command that shows an event."""
+    """In every command that shows an event, also where an attribute or a tag repeats the id."""
     letter = json.loads(eventpost("dead", "list", "--journal", with_dead, "--json").stdout)[0]
     store(with_dead, "http://127.0.0.1:9/v1/events", "waiting")
     for command in (["tail"], ["tail", "--json"], ["dead", "list"], ["dead", "show", letter["id"]], ["dead", "export"]):
         masked = eventpost(*command, "--journal", with_dead)
         assert masked.returncode == 0, masked.stderr
         assert SECRET not in masked.stdout
+        assert "12345" not in masked.stdout
         assert "****" in masked.stdout
         assert SECRET in eventpost(*command, "--journal", with_dead, "--visitor-ids").stdout
 
@@ -376,6 +473,25 @@ def test_discarding_has_to_be_meant(with_dead):
     assert "dead 0 + dropped 1 (dead_discarded 1)" in status
 
 
+def test_on_a_terminal_discarding_asks_first(with_dead):
+    """It names how many it is about; an id that is none is said before anybody is asked."""
+    if os.name != "posix":
+        missing("pseudo-terminals")
+    ours, theirs = os.openpty()
+    try:
+        unknown = eventpost("dead", "discard", "no-such-letter:0", "--journal", with_dead, stdin=theirs)
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        for answer, code, words in ((b"n\n", 1, "dead 1"), (b"y\n", 0, "dropped 1 (dead_discarded 1)")):
+            os.write(ours, answer)
+            done = eventpost("dead", "discard", "--all", "--journal", with_dead, stdin=theirs)
+            assert done.returncode == code, done.stderr
+            assert "Discard 1 dead letter for good? [y/N]" in done.stdout + done.stderr
+            assert words in eventpost("status", "--journal", with_dead).stdout
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 @pytest.mark.parametrize("command", ["retry", "discard"])
 def test_changes_need_ids_or_all(with_dead, command):
     """Neither nothing nor both, and an unknown id changes nothing."""
@@ -402,6 +518,12 @@ def test_export_is_private_and_never_overwrites(with_dead, tmp_path):
     assert (letter["status"], letter["uuids"]) == (400, "u-bad")
     assert eventpost("dead", "export", "--journal", with_dead, "--output", target).returncode == 2
     assert json.loads(target.read_text()) == letter
+
+
+def test_it_says_which_version_it_is():
+    """As a report of a fault should."""
+    done = eventpost("--version")
+    assert (done.returncode, done.stdout) == (0, f"eventpost {__version__}\n")
 
 
 def test_without_its_packages_it_says_what_to_install(tmp_path):

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -15,14 +18,17 @@ from support import missing
 
 @pytest.fixture(scope="module")
 def performance(tmp_path_factory):
-    """Run the demo once, keeping its folder; returns what ended, how long it took, and where its folders go."""
+    """Run the demo once, keeping its folder; returns what ended, how long it took, and where its folders go.
+
+    A proxy is set that is not there: the demo needs no network, and goes past it.
+    """
     if find_spec("typer") is None:
         missing("typer (the extra cli)")
     here = tmp_path_factory.mktemp("demo")
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "eventpost.cli", "demo", "--keep"],
-        env={**os.environ, "TMPDIR": str(here)},
+        env={**os.environ, "TMPDIR": str(here), "http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""},
         capture_output=True,
         text=True,
         timeout=110,
@@ -67,9 +73,65 @@ def test_the_demo_tells_its_story_in_plain_lines(performance):
     assert done.stderr == ""
 
 
+def test_the_demo_shows_the_recovery(performance):
+    """What the outage held up arrives while the audience looks on, before the applications end."""
+    done, _, _ = performance
+    before, _, after = done.stdout.partition("the endpoint is back")
+    arrived = [
+        [numbers(line.partition(";")[0])[-1] for line in part.splitlines() if "Eventpost: taken" in line]
+        for part in (before.partition("outage")[2], after.partition("close their clients")[0])
+    ]
+    during, afterwards = arrived
+    assert during[-1] - during[0] < 200 < afterwards[-1] - during[-1]
+
+
 def test_the_demo_takes_less_than_a_minute(performance):
     """So that people watch it to its end."""
     assert performance[1] < 60
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_ended_leaves_no_process_behind(tmp_path, end):
+    """However it ends; and no folder, where it is told and not killed."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    if not os.path.isdir("/proc/self"):
+        missing("/proc, to look for processes")
+    command = [sys.executable, "-m", "eventpost.cli", "demo"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        try:
+            until(lambda: len(processes_about(tmp_path)) == 6)
+            demo.send_signal(end)
+            assert demo.wait(20) == (-signal.SIGKILL if end == signal.SIGKILL else 130)
+            until(lambda: not processes_about(tmp_path))
+            assert demo.stderr.read() == ""
+        finally:
+            demo.kill()
+    assert bool(list(tmp_path.iterdir())) == (end == signal.SIGKILL)
+
+
+def processes_about(folder):
+    """Return the numbers of the processes that name this folder among their arguments."""
+    found = []
+    for entry in os.scandir("/proc"):
+        with suppress(OSError):
+            if entry.name.isdecimal() and str(folder).encode() in Path(entry.path, "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def until(condition, timeout_s=30):
+    """Wait until something holds; fail if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_the_demo_keeps_can_be_looked_at(performance):

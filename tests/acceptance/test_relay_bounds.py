@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay_support import Door, Wire, ask, batch, request, uuid_of, uuids
+from relay_support import Door, Wire, ask, batch, request, uuid_of, uuids, wait_for
 
 BATCH = batch()
 HEADER_BYTES_MAX = 4096
@@ -195,6 +195,7 @@ class TestBodies:
         """The bytes of bodies that come in at once are bounded: who would exceed that is told to come again."""
         with Wire(door.port) as first, Wire(door.port) as second:
             first.send(request(b"x" * 3_000_000, "Content-Length: 3400000"))
+            wait_for(lambda: door.worker.reader.held_bytes == 3_000_000)
             second.send(request(b"x" * 1_000_000, "Content-Length: 3400000"))
             answer = second.answer()
             assert (answer.status, answer.reason) == (503, "busy")

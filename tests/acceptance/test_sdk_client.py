@@ -4,7 +4,7 @@ import datetime as dt
 import decimal
 import json
 import logging
-import time
+import threading
 from importlib.resources import files
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -102,6 +102,26 @@ def test_the_seeds_way_a_dispatcher_behind_the_sdks_own_processor(collector):
     assert sorted(map(repr, (json.loads(body) for body in collector.bodies))) == sorted(
         repr(json.loads(json.dumps(log_event.params))) for log_event in heard
     )
+
+
+def test_the_client_never_waits_for_the_endpoint():
+    """Every call has returned before the endpoint answers for the first time; then all of it is delivered."""
+    answering = threading.Event()
+
+    def answer(_):
+        return Reply() if answering.is_set() else Reply(503)
+
+    quick = RetryPolicy(first_s=0.01, max_s=0.05, breaker_first_s=0.01, breaker_max_s=0.05)
+    with Collector(answer) as collector, EventDispatcher(endpoint=collector.url, retry=quick) as dispatcher:
+        client = optimizely.Optimizely(DATAFILE, event_processor=EventProcessor(dispatcher))
+        use(client, 5)
+        assert dispatcher.dispatch_event(eventpost.LogEvent(collector.url, {}))
+        before = dispatcher.stats()
+        answering.set()
+        client.close()
+        report = dispatcher.flush()
+    assert (before.delivered, before.queued + before.in_flight) == (0, before.accepted)
+    assert report.delivered == report.accepted == before.accepted > 20
 
 
 def test_a_listener_that_changes_the_payload_afterwards_changes_nothing(collector):
@@ -389,7 +409,7 @@ def test_a_journal_keeps_what_the_client_said_until_the_endpoint_is_back(collect
     assert first.close(timeout_s=0.1).queued == 10
     client.close()
     second = EventDispatcher(JournalQueue(tmp_path / "journal"), transport=(mine := Mine()))
-    assert second.flush(timeout_s=1) is not None
+    second.flush(timeout_s=1)
     client = OptimizelyFactory(datafile=DATAFILE).client(event_dispatcher=second)
     client.track("purchase", "user-10")
     client.close()
@@ -422,6 +442,14 @@ def test_the_sdks_own_factory_sends_nothing_and_ours_does(collector, monkeypatch
     assert len(collector.uuids) == len(clients)
 
 
+@pytest.fixture
+def cdn(monkeypatch):
+    """Give a place that serves the datafile for any key, and is asked instead of the SDK's own."""
+    with Collector(lambda _: Reply(status=200, body=DATAFILE.encode())) as up:
+        monkeypatch.setattr(PollingConfigManager, "DATAFILE_URL_TEMPLATE", up.origin + "/datafiles/{sdk_key}.json")
+        yield up
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -432,21 +460,25 @@ def test_the_sdks_own_factory_sends_nothing_and_ours_does(collector, monkeypatch
     ],
     ids=["default_instance", "custom_instance", "client", "client without a datafile"],
 )
-def test_with_an_sdk_key_the_sdk_polls_the_datafile(monkeypatch, make):
+def test_with_an_sdk_key_the_sdk_polls_the_datafile(cdn, collector, monkeypatch, make):
     """As it does by itself, with or without a datafile to start with; the events come through."""
-    with Collector(lambda _: Reply(status=200, body=DATAFILE.encode())) as cdn, Collector() as endpoint:
-        monkeypatch.setattr(PollingConfigManager, "DATAFILE_URL_TEMPLATE", cdn.origin + "/datafiles/{sdk_key}.json")
-        monkeypatch.setenv("EVENTPOST_ENDPOINT", endpoint.url)
-        client = make()
-        assert client.get_optimizely_config() is not None  # it waits for one
-        client.track("purchase", "user")
-        client.close()
-        assert len(endpoint.uuids) == 1
-        give_up_at = time.monotonic() + 5
-        while not cdn.requests_total:
-            assert time.monotonic() < give_up_at
-            time.sleep(0.01)
-        assert cdn.requests[0].path == "/datafiles/EventpostDemo.json"
+    monkeypatch.setenv("EVENTPOST_ENDPOINT", collector.url)
+    client = make()
+    assert client.get_optimizely_config() is not None  # it waits for one
+    client.track("purchase", "user")
+    client.close()
+    assert len(collector.uuids) == 1
+    assert cdn.wait_requests(1)
+    assert {request.path for request in cdn.requests} == {"/datafiles/EventpostDemo.json"}
+
+
+def test_the_seeds_client_polls_its_datafile_by_its_sdk_key(cdn):
+    """``OptimizelyFactory(sdk_key=...).client(event_dispatcher=MyDispatcher())``: nothing else is given."""
+    client = OptimizelyFactory(sdk_key="SDK_KEY_HERE").client(event_dispatcher=(mine := Mine()))
+    client.track("purchase", "user")  # the SDK waits here for its first datafile
+    client.close()
+    assert {request.path for request in cdn.requests} == {"/datafiles/SDK_KEY_HERE.json"}
+    assert [log_event.params["visitors"][0]["visitor_id"] for log_event in mine.log_events] == ["user"]
 
 
 def test_the_setters_set_the_batches(monkeypatch):

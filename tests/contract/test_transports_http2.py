@@ -1,8 +1,10 @@
 """HTTP/2 where it is offered: libcurl against a real HTTP/2 server over TLS (the package h2)."""
 
+import contextlib
 import socket
 import ssl
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 import trustme
 
-from eventpost.testing.transport_contract import collect, request_to, status_of
+from eventpost.testing import Collector
+from eventpost.testing.transport_contract import collect, outcome_of, request_to, status_of
 from support import curl_transport, missing
 
 WINDOW_BYTES = 65_535
@@ -121,4 +124,70 @@ def test_http2_is_offered_unless_it_is_declined(tmp_path: Path, http2: bool) -> 
         assert server.agreed == ["h2"] if http2 else "h2" not in server.agreed
     finally:
         transport.close(0)
+        server.close()
+
+
+class Forgetful:
+    """Hands bytes on, as a balancer or firewall does, until ``forget``: connections from before then go silent."""
+
+    def __init__(self, url: str) -> None:
+        self._goal = url.split("/")[2].split(":")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = url.replace(f":{self._goal[1]}/", f":{self._listener.getsockname()[1]}/")
+        self._forgotten = 0
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def forget(self) -> None:
+        """Hand on nothing more of what is connected now, and do not say so."""
+        self._forgotten = self.connections
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+                far = socket.create_connection((self._goal[0], int(self._goal[1])))
+            except OSError:
+                return
+            self.connections += 1
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._hand_on, args=(self.connections, *pair), daemon=True).start()
+
+    def _hand_on(self, number: int, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError), one, other:
+            while data := one.recv(65_536):
+                if number > self._forgotten:
+                    other.sendall(data)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+
+@pytest.mark.parametrize("version", ["HTTP/2", "HTTP/1.1"])
+def test_a_connection_that_went_silent_is_left(tmp_path: Path, version: str) -> None:
+    """One timeout is enough: the next request takes a new connection, and none of the others that were kept."""
+    if version == "HTTP/2":
+        if find_spec("h2") is None:
+            missing("h2")
+        server: Any = Http2Server(tmp_path)
+        transport = curl_transport(ca=server.bundle)
+    else:
+        server, transport = Collector().start(), curl_transport()
+    relay = Forgetful(server.url)
+    try:
+        for number in range(4):  # at once: HTTP/1.1 keeps four connections
+            transport.start(request_to(relay.url, token=number))
+        assert {status_of(done.outcome) for done in collect(transport, 4)} == {204}
+        kept = relay.connections
+        assert kept == (1 if version == "HTTP/2" else 4)
+        time.sleep(1.1)  # libcurl counts a connection's age in seconds
+        relay.forget()
+        outcomes = [status_of(outcome_of(transport, request_to(relay.url, timeout_s=1.0))) for _ in range(4)]
+        assert str(outcomes[0]).startswith("timeout")
+        assert outcomes[1:] == [204] * 3
+        assert relay.connections == kept + 1
+    finally:
+        transport.close(0)
+        relay.close()
         server.close()

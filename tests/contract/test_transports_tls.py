@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import trustme
 from tests.support import missing
 
+from eventpost import EventDispatcher, LogEvent, RetryPolicy
 from eventpost.testing import Collector, Reply
 from eventpost.testing.transport_contract import OneShotServer, free_port, kind, outcome_of, request_to, status_of
 from eventpost.transports.pool import PoolTransport
@@ -142,6 +144,52 @@ def test_a_variable_that_names_nothing(
     assert "gone.pem" in outcome.message
     assert "REQUESTS_CA_BUNDLE" in outcome.message
     transport.close(0)
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["absolute", "relative"])
+def test_a_bundle_that_is_mended_is_read_again(
+    make: Any, papers: Papers, secure: Collector, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the message and mends the file needs not start the process anew; nor does the next mistake."""
+    monkeypatch.chdir(tmp_path)
+    bundle = tmp_path / "bundle.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    transport = make(ca=bundle if where == "absolute" else "bundle.pem")
+    for _ in range(3):
+        assert kind(outcome_of(transport, request_to(secure.url))) == "tls"
+    shutil.copy(papers.bundle, bundle)
+    for _ in range(3):
+        assert status_of(outcome_of(transport, request_to(secure.url))) == 204
+    assert secure.requests_total == 3
+    transport.close(0)
+
+
+@BOTH
+def test_a_failed_check_is_held_and_said_like_a_401(
+    make: Any, papers: Papers, secure: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, as an error that names the file and what to do; nothing is lost, and once it is mended all is delivered."""
+    bundle = tmp_path / "bundle.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    policy = RetryPolicy(first_s=0.01, breaker_first_s=0.02, breaker_max_s=0.05)
+    dispatcher = EventDispatcher(transport=make(ca=bundle), retry=policy)
+    try:
+        for number in range(20):
+            assert dispatcher.dispatch_event(LogEvent(secure.url, {"n": number}))
+        time.sleep(0.5)
+        report = dispatcher.stats()
+        assert (report.queued + report.in_flight, report.dead) == (20, 0)
+        assert (secure.requests_total, dispatcher._sender._lanes[secure.url].breaker.state) == (0, "held")
+        (record,) = caplog.records
+        assert record.levelname == "ERROR"
+        assert f"{secure.url} needs a look (certificate)" in record.getMessage()
+        assert str(bundle) in record.getMessage()
+        assert "REQUESTS_CA_BUNDLE" in record.getMessage()
+        shutil.copy(papers.bundle, bundle)
+        assert dispatcher.flush(10).delivered == 20
+    finally:
+        dispatcher.close(1)
 
 
 @BOTH

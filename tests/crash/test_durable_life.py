@@ -1,6 +1,7 @@
 """The ends of processes whose queue is a journal: nothing is lost, and nobody waits for an endpoint that is down."""
 
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -64,6 +65,47 @@ def test_exit_does_not_wait_for_an_endpoint_that_is_left_alone(tmp_path: Path) -
     out, err = ended(process)
     assert time.monotonic() - float(out) < 5
     assert "dropped" not in err
+
+
+def test_exit_does_not_wait_for_a_probe_that_hangs(collector: Collector, tmp_path: Path) -> None:
+    """Nor for another endpoint's sake: one that is well and idle changes nothing."""
+    code = """
+        import socket
+        hole = socket.socket()
+        hole.bind(('127.0.0.1', 0))  # refuses, until it listens; then it hangs
+        down = f'http://127.0.0.1:{hole.getsockname()[1]}/v1/events'
+        d = EventDispatcher(JournalQueue(PATH), timeout_s=25, close_timeout_s=30)
+        put(d, 'well', 1)
+        assert d.flush(5).delivered == 1
+        for at in range(50):
+            assert d.dispatch_event(LogEvent(down, event(f'a{at}').params))
+
+        def wait_for(state):
+            deadline = time.monotonic() + 10
+            while d._sender._lanes[down].breaker.state != state and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert d._sender._lanes[down].breaker.state == state
+
+        while down not in d._sender._lanes:
+            time.sleep(0.005)
+        wait_for('open')
+        hole.listen(64)
+        wait_for('half_open')
+        print(time.monotonic())
+    """
+    out, err = ended(start(code, collector.url, tmp_path / "journal"))
+    assert time.monotonic() - float(out) < 12
+    assert "dropped" not in err
+
+
+def test_exit_says_what_it_waits_for_and_what_becomes_of_it(tmp_path: Path) -> None:
+    """While the endpoint may still answer: how many, for how long, how to leave at once, and that nothing is lost."""
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        url = f"http://127.0.0.1:{hole.getsockname()[1]}/v1/events"
+        code = "d = EventDispatcher(JournalQueue(PATH), close_timeout_s=1)\nput(d, 'a', 7)"
+        _, err = ended(start(code, url, tmp_path / "journal"))
+    line = "7 events pending, waiting up to 1 s for them; Ctrl-C to leave at once (they stay in the queue)"
+    assert err.splitlines() == [f"eventpost: {line}"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])

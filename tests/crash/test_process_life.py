@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from eventpost import EventDispatcher, LogEvent
 from eventpost.testing import Collector, Reply
-from support import missing
+from eventpost.transports.pool import PoolTransport
+from support import curl_transport, missing
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
@@ -293,6 +295,45 @@ def test_close_against_a_black_hole_ends_in_time(black_hole: str) -> None:
         assert not d.dispatch_event(event('b')) and d.stats().refused == {'closed': 1}
     """
     run(code, black_hole)
+
+
+@pytest.fixture(params=["curl", "pool"])
+def without_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> EventDispatcher:
+    """Give a dispatcher of a process that can start no thread, as Python 3.12 at interpreter shutdown."""
+
+    def refuse(*_: object) -> int:
+        msg = "can't create new thread at interpreter shutdown"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("eventpost.sender.thread.start_new_thread", refuse)
+    monkeypatch.setattr("eventpost.transports.threads.start_new_thread", refuse)
+    return EventDispatcher(transport=curl_transport() if request.param == "curl" else PoolTransport())
+
+
+def log_events(url: str, count: int) -> list[LogEvent]:
+    """Return events that the collector can tell apart."""
+    bodies = [{"visitors": [{"snapshots": [{"events": [{"uuid": f"a{at}"}]}]}]} for at in range(count)]
+    return [LogEvent(url, body) for body in bodies]
+
+
+def test_close_drives_the_sender_where_no_thread_can_be_started(
+    collector: Collector, without_threads: EventDispatcher
+) -> None:
+    """On its own thread, retries included."""
+    collector.script([Reply(status=503)])
+    assert all(without_threads.dispatch_event(event) for event in log_events(collector.url, 20))
+    assert without_threads.close(10).delivered == 20
+    assert set(collector.uuids) == expected("a", 20)
+
+
+def test_close_is_bounded_where_no_thread_can_be_started(black_hole: str, without_threads: EventDispatcher) -> None:
+    """A request that close() makes itself gets no longer than close() has, whatever ``timeout_s`` says."""
+    assert all(without_threads.dispatch_event(event) for event in log_events(black_hole, 20))
+    began = time.monotonic()
+    report = without_threads.close(1)
+    assert time.monotonic() - began < 1.5
+    assert dict(report.dropped) == {"memory_at_exit": 20}
+    assert report.closes
 
 
 def test_exit_against_a_black_hole_says_what_it_waits_for(black_hole: str) -> None:

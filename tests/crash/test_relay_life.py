@@ -206,6 +206,10 @@ class TestStarting:
         assert "no journal here" in err
         assert not (tmp_path / "wrong").exists()
 
+    def test_a_group_of_nobody(self, tmp_path):
+        """A group that does not exist."""
+        assert "no such group" in self.fails(tmp_path / "j", "--group", "of-nobody-at-all")
+
     def test_beyond_loopback(self, tmp_path):
         """Listening for everybody without saying who may send."""
         err = self.fails(tmp_path / "j", "--listen", "0.0.0.0:0")

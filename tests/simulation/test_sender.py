@@ -176,6 +176,41 @@ def test_a_flush_does_not_wait_for_what_came_later() -> None:
     assert {numbers(body)[0] for body in world.bodies} >= set(range(50))
 
 
+@pytest.mark.parametrize("fault", [Response(503), TransportError("connect", "")])
+def test_a_flush_is_hopeless_if_only_endpoints_that_are_left_alone_are_waited_for(fault: Outcome) -> None:
+    """Also with requests out to them, and with another endpoint that is well and idle; not while one may deliver."""
+    policy = RetryPolicy(jitter=0.0, breaker_failures=1, first_s=30.0)
+    world = World(policy=policy, hold=True)
+    world.queue.put(log_events(1, 2, url=DOWN))
+    world.queue.put(log_events(3))
+    world.step()
+    flush = world.sender.request_flush()
+    by_body = {request.body: request for request in world.transport.under_way}
+    world.transport.complete(by_body[b"1"], fault)
+    world.step()
+    assert not flush.hopeless
+    world.transport.complete(by_body[b"3"])
+    world.step()
+    assert world.transport.under_way == [by_body[b"2"]]
+    assert flush.hopeless
+    assert not flush.done
+
+
+def test_a_flush_is_not_hopeless_while_a_retry_may_help() -> None:
+    """One endpoint is left alone; another's event failed once, and is due in a while."""
+    world = World(lambda request: TransportError("connect", "") if request.envelope.url == DOWN else Response(503))
+    world.queue.put(log_events(*range(8), url=DOWN))
+    world.queue.put(log_events(100))
+    flush = world.sender.request_flush()
+    world.run(0.2)
+    assert world.sender._lanes[DOWN].breaker.blocked
+    assert not flush.hopeless
+    world.transport.answer = lambda request: Response(204 if request.envelope.url == UP else 503)
+    world.run(1.0)
+    assert world.queue.stats().delivered == 1
+    assert flush.hopeless
+
+
 def test_a_flush_waits_for_what_was_given_back() -> None:
     """An old event that waits for its retry is still waited for, whatever younger ones are delivered meanwhile."""
     world = World(
@@ -255,6 +290,23 @@ def test_a_poison_event_that_gets_5xx_is_found_while_others_are_taken() -> None:
     stats = world.queue.stats()
     assert (stats.delivered, stats.dead) == (299, 1)
     assert world.queue.dead_letters()[0].reason == "server_error"
+
+
+def test_missing_answers_do_not_make_a_5xx_the_last() -> None:
+    """Five 5xx are five answers that say so: an event that met four timeouts and a 503, while others went, is kept."""
+    outcomes = iter([*[TransportError("timeout", "")] * 4, Response(503), *[TransportError("reset", "")] * 4])
+
+    def answer(request: Request) -> Outcome:
+        return next(outcomes, Response(204)) if request.body == b"7" else Response(204)
+
+    world = World(answer)
+    world.queue.put(log_events(7))
+    for at in range(1000, 1600):
+        world.queue.put(log_events(at))
+        world.run(0.5)
+    stats = world.queue.stats()
+    assert (stats.delivered, stats.dead) == (601, 0)
+    assert next(outcomes, None) is None
 
 
 def test_a_poison_event_is_found_also_when_nothing_else_comes() -> None:
@@ -343,6 +395,22 @@ def test_a_429_with_retry_after_closes_the_tap() -> None:
     assert world.queue.stats().delivered == 49
 
 
+def test_a_rate_limit_that_takes_some_is_left_alone_for_as_long_as_it_asks() -> None:
+    """Of four requests in flight one is told to come back in two minutes, the others are taken: nothing goes before."""
+    world = World(hold=True)
+    world.queue.put(log_events(*range(50)))
+    world.step()
+    limited, *taken = list(world.transport.under_way)
+    world.transport.complete(limited, Response(429, retry_after="120"))
+    for request in taken:
+        world.transport.complete(request)
+    world.run(119.9)
+    assert (len(world.bodies), world.queue.stats().delivered) == (4, 3)
+    world.transport.hold = False
+    world.run(30.0)
+    assert world.queue.stats().delivered == 50
+
+
 # -- lanes and flow
 
 
@@ -371,8 +439,48 @@ def test_a_hanging_endpoint_never_holds_up_another() -> None:
     assert world.transport.under_way[-1].envelope.url == UP
 
 
+@pytest.mark.parametrize(("in_flight_max", "kept"), [(300, 4), (8, 1)])
+def test_endpoints_that_hang_with_all_they_may_have_never_hold_up_another(in_flight_max: int, kept: int) -> None:
+    """Well, with a backlog, and hanging from one moment to the next: neither a known endpoint waits nor a new one."""
+    world = World(in_flight_max=in_flight_max)
+    known, new = [f"http://127.0.0.1:{port}/v1/events" for port in (10, 11, 12)], "http://127.0.0.1:13/v1/events"
+    for url in known:
+        world.queue.put(log_events(1, url=url))
+    world.run(1.0)
+    assert world.queue.stats().delivered == 3
+    world.transport.hold = True
+
+    def hanging(url: str) -> list[Request]:
+        return [request for request in world.transport.under_way if request.envelope.url == url]
+
+    for url in (*known, new):
+        world.queue.put(log_events(*range(5000), url=url))
+        world.step()
+        assert len(hanging(url)) >= kept
+        for _ in range(12):  # it is well, while those before it hang
+            for request in hanging(url):
+                world.transport.complete(request)
+            world.step()
+        assert len(world.transport.under_way) <= in_flight_max
+    assert len(hanging(known[0])) >= in_flight_max // 2
+    assert len(hanging(known[0])) + 3 * kept <= in_flight_max
+
+
+def test_an_endpoint_whose_large_bodies_hang_never_holds_up_another() -> None:
+    """The bytes that may be in flight are all its own: another endpoint has one request out all the same."""
+    world = World(hold=True, in_flight_bytes_max=1000)
+    world.queue.put([Event(Envelope(DOWN), b"x" * 400) for _ in range(50)])
+    world.step()
+    world.queue.put(log_events(1, 2))
+    world.step()
+    assert [request.body for request in world.transport.under_way if request.envelope.url == UP] == [b"1"]
+    for _ in range(3):
+        world.step()
+    assert len(world.transport.under_way) == 4
+
+
 def test_in_flight_grows_while_a_backlog_stands_and_keeps_its_ceilings() -> None:
-    """From 4, doubling; never more than in_flight_max requests, nor in_flight_bytes_max bytes but for one."""
+    """From 4, doubling; never more than in_flight_max less what is kept, nor in_flight_bytes_max bytes but for one."""
     world = World(hold=True, in_flight_max=20)
     world.queue.put(log_events(*range(2000)))
     seen = []
@@ -382,7 +490,7 @@ def test_in_flight_grows_while_a_backlog_stands_and_keeps_its_ceilings() -> None
         for request in world.transport.under_way:
             world.transport.complete(request)
     assert seen[0] == 4
-    assert max(seen) == 20
+    assert max(seen) == 20 - 2
     world = World(hold=True, in_flight_bytes_max=1000)
     world.queue.put([Event(Envelope(UP), b"x" * 400) for _ in range(50)])
     world.step()
@@ -627,7 +735,7 @@ def test_whatever_is_answered_nothing_is_lost(seed: int) -> None:
     delivered = sum(signal.events for signal in world.of(Delivered))
     assert delivered == stats.delivered
     assert sum(signal.events for signal in world.of(Buried)) == stats.dead
-    assert (world.sender._in_flight, world.sender._in_flight_bytes) == (0, 0)
+    assert (world.sender._in_flight.requests, world.sender._in_flight.bytes) == (0, 0)
 
 
 def test_a_queue_that_is_tended_often_is_not_counted_as_often() -> None:

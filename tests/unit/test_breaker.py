@@ -32,7 +32,7 @@ def test_a_delivery_in_between_keeps_it_closed() -> None:
     for _ in range(10):
         for _ in range(4):
             assert breaker.failed(0.0, "connect", 0.0, probe=False) is None
-        breaker.delivered(backlog=False)
+        breaker.delivered(0.0, backlog=False)
     assert not breaker.blocked
 
 
@@ -66,10 +66,10 @@ def test_after_a_recovery_it_ramps_up_from_one() -> None:
     """In flight 1, then double with each delivery, up to where a new endpoint starts."""
     breaker = opened()
     breaker.start_probe()
-    assert breaker.delivered(backlog=True) == Change("closed", "recovered")
+    assert breaker.delivered(0.0, backlog=True) == Change("closed", "recovered")
     limits = [breaker.room(2.0, 0)]
     for _ in range(3):
-        breaker.delivered(backlog=True)
+        breaker.delivered(0.0, backlog=True)
         limits.append(breaker.limit)
     assert limits == [1, 2, 4, 4]
     assert opened().room(1.0, 0) == 1
@@ -82,7 +82,7 @@ def test_a_recovery_forgets_the_failed_probes() -> None:
         breaker.start_probe()
         breaker.failed(now, "connect", 0.0, probe=True)
     breaker.start_probe()
-    breaker.delivered(backlog=False)
+    breaker.delivered(0.0, backlog=False)
     for _ in range(4):
         breaker.failed(100.0, "connect", 0.0, probe=False)
     assert breaker.failed(100.0, "connect", 0.0, probe=False) == Change("open", "connect", 1.0)
@@ -92,11 +92,11 @@ def test_in_flight_starts_at_four_and_doubles_only_while_a_backlog_stands() -> N
     """200 quiet workers open 800 connections at most, not 60,000."""
     breaker = Breaker(POLICY, 300)
     for _ in range(1000):
-        breaker.delivered(backlog=False)
+        breaker.delivered(0.0, backlog=False)
     assert breaker.limit == START_LIMIT == 4
     limits = set()
     for _ in range(1000):
-        breaker.delivered(backlog=True)
+        breaker.delivered(0.0, backlog=True)
         limits.add(breaker.limit)
     assert limits == {8, 16, 32, 64, 128, 256, 300}
     breaker.ran_dry()
@@ -108,7 +108,7 @@ def test_the_ceiling_holds(limit_max: int) -> None:
     """Also where it lies below the start."""
     breaker = Breaker(POLICY, limit_max)
     for _ in range(100):
-        breaker.delivered(backlog=True)
+        breaker.delivered(0.0, backlog=True)
         assert breaker.limit <= limit_max
     breaker.ran_dry()
     assert 1 <= breaker.room(0.0, 0) <= limit_max
@@ -132,11 +132,43 @@ def test_a_later_wish_for_more_time_is_respected() -> None:
     assert breaker.probe_due_at == 61.0
 
 
+@pytest.mark.parametrize("late", ["delivered", "held", "failed"])
+def test_nothing_shortens_the_time_that_was_asked_for(late: str) -> None:
+    """Not a 2xx, a 401 or a failure of a request that was out already."""
+    breaker = Breaker(POLICY, 300)
+    breaker.failed(0.0, "http_429", 0.0, probe=False, wait_s=120.0, throttled=True)
+    if late == "delivered":
+        assert breaker.delivered(1.0, backlog=True) is None
+    elif late == "held":
+        assert breaker.hold(1.0, "http_401", 0.0, probe=False) == Change("held", "http_401", 119.0)
+    else:
+        breaker.failed(1.0, "http_503", 0.0, probe=False, wait_s=2.0)
+    assert breaker.blocked
+    assert (breaker.room(119.9, 0), breaker.room(120.0, 0)) == (0, 1)
+    breaker.start_probe()
+    assert breaker.delivered(120.1, backlog=True, probe=True) == Change("closed", "recovered")
+
+
+def test_a_wish_that_comes_while_a_probe_is_out_outlasts_the_probe() -> None:
+    """Whatever the probe is answered; then there is another one."""
+    for answer in ("delivered", "failed", "vanished"):
+        breaker = opened()
+        breaker.start_probe()
+        breaker.failed(2.0, "http_429", 0.0, probe=False, wait_s=60.0)
+        if answer == "delivered":
+            assert breaker.delivered(3.0, backlog=True, probe=True) is None
+        elif answer == "failed":
+            breaker.failed(3.0, "http_503", 0.0, probe=True)
+        else:
+            breaker.probe_vanished()
+        assert (breaker.state, breaker.probe_due_at) == ("open", 62.0)
+
+
 def test_a_429_halves_what_is_in_flight() -> None:
     """Less is what it asks for."""
     breaker = Breaker(POLICY, 300)
     for _ in range(100):
-        breaker.delivered(backlog=True)
+        breaker.delivered(0.0, backlog=True)
     before = breaker.limit
     breaker.failed(0.0, "http_429", 0.0, probe=False, throttled=True)
     assert breaker.limit == before // 2
@@ -151,7 +183,7 @@ def test_a_misconfigured_endpoint_is_held_at_once_and_probed() -> None:
     assert breaker.start_probe() is None
     assert breaker.hold(1.0, "http_401", 0.0, probe=True) == Change("held", "http_401", 2.0)
     breaker.start_probe()
-    assert breaker.delivered(backlog=False) == Change("closed", "recovered")
+    assert breaker.delivered(0.0, backlog=False) == Change("closed", "recovered")
 
 
 def test_late_failures_of_requests_from_before_change_nothing() -> None:
@@ -165,7 +197,7 @@ def test_late_failures_of_requests_from_before_change_nothing() -> None:
 def test_a_late_delivery_closes_it() -> None:
     """A 2xx is a 2xx."""
     breaker = opened()
-    assert breaker.delivered(backlog=False) == Change("closed", "recovered")
+    assert breaker.delivered(0.0, backlog=False) == Change("closed", "recovered")
 
 
 def test_a_probe_that_vanishes_is_repeated() -> None:
@@ -204,7 +236,7 @@ def test_any_history_leaves_a_breaker_that_can_recover(history: list[str], limit
             breaker.probe_vanished()
             probing = False
         elif word == "ok":
-            breaker.delivered(backlog=True)
+            breaker.delivered(now, backlog=True, probe=probing)
             probing = False
         elif word in {"fail", "wait"}:
             breaker.failed(now, "connect", 0.3, probe=probing, wait_s=100.0 if word == "wait" else 0.0)

@@ -1,7 +1,10 @@
 """Which transport an EventDispatcher gets."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -29,11 +32,26 @@ def test_the_pool_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PoolTransport" in repr(transport)
 
 
-def test_the_pool_where_lookups_would_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A libcurl that can't look names up beside its transfers keeps no deadline, so the pool is taken."""
+@pytest.mark.parametrize("lack", ["retry_after", "libcurl", "lookups"])
+def test_the_pool_where_pycurl_can_not_do_what_is_needed(monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
+    """Too old to tell of Retry-After, or to keep a deadline over a name lookup: the pool, and a word on the reason."""
     curl_transport().close()
-    monkeypatch.setattr("eventpost.transports.curl.LOOKUPS_HAVE_DEADLINE", False)
+    installed = sys.modules["pycurl"]
+    old: Any = ModuleType("pycurl")
+    vars(old).update(vars(installed))
+    info = list(installed.version_info())
+    if lack == "retry_after":
+        del old.RETRY_AFTER
+    elif lack == "libcurl":
+        info[2] = 0x08_0F_00
+    else:
+        info[4] &= ~(1 << 7)
+    old.version_info = lambda: tuple(info)
+    monkeypatch.setitem(sys.modules, "pycurl", old)
+    monkeypatch.delitem(sys.modules, "eventpost.transports.curl")
     assert isinstance(build_http_transport(), PoolTransport)
+    with pytest.raises(ImportError, match=r"pycurl 7\.48 and libcurl 8\.16"):
+        import_module("eventpost.transports.curl")
 
 
 def test_the_pool_where_there_is_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import optimizely.event_dispatcher
 import pytest
 
-from eventpost import EventDispatcher
+from eventpost import EventDispatcher, RetryPolicy
 from eventpost.event import Envelope, LogEvent
 from eventpost.testing import Collector, RecordingTransport
 from eventpost.testing.transport_contract import collect, kind, outcome_of, request_to, status_of
@@ -204,3 +204,39 @@ def test_the_sdks_own(dispatcher: Any) -> None:
         assert dict(collector.uuids) == {"u-1": 1}
         assert collector.requests[0].headers["content-type"] == "application/json"
         transport.close(0)
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["alone", "in batches"])
+def test_an_event_that_makes_it_hang_for_ever_never_holds_up_the_rest(merge: bool) -> None:
+    """The hung calls stay few, whatever company the event is in, and the others are delivered."""
+    release = threading.Event()
+    got: set[int] = set()  # a slow machine lets some arrive twice
+
+    def work(event: Any) -> None:
+        numbers = [visitor["n"] for visitor in event.params["visitors"]]
+        if 7 in numbers:
+            release.wait(60)
+        else:
+            got.update(numbers)
+
+    policy = RetryPolicy(first_s=0.01, max_s=0.02, breaker_first_s=0.01, breaker_max_s=0.02)
+    dispatcher = EventDispatcher(
+        transport=Calling(work), retry=policy, timeout_s=0.05, linger_s=0.01, merge_log_events=merge
+    )
+    try:
+        for n in range(400):
+            assert dispatcher.dispatch_event(LogEvent(URL, {"visitors": [{"n": n}]}))
+            if n >= 300:
+                time.sleep(0.005)
+        deadline = time.monotonic() + 20
+        while len(got) < 399 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert got == {n for n in range(400) if n != 7}
+        time.sleep(0.3)  # it is tried again and again
+        assert dispatcher.dispatch_event(LogEvent(URL, {"visitors": [{"n": 1000}]}))
+        while 1000 not in got and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert 1000 in got
+    finally:
+        release.set()
+        dispatcher.close(2)

@@ -1,5 +1,6 @@
 """The dispatcher: what it takes, what it refuses, what it says, and how it ends."""
 
+import asyncio
 import inspect
 import logging
 import os
@@ -139,6 +140,17 @@ def test_what_can_not_be_delivered_is_refused_with_its_reason(
     (refused,) = [signal for signal in signals if isinstance(signal, Refused)]
     assert refused.reason == reason
     assert "secret" not in repr(refused)
+
+
+def test_what_stands_around_a_visitor_counts(dispatcher: EventDispatcher, transport: BlockingTransport) -> None:
+    """A body of 3.5 MB goes out, one byte more is refused."""
+    envelope = Envelope(URL, shared=True, prefix=b"p" * 100, suffix=b"s" * 50)
+    room = settings.ENDPOINT_BODY_BYTES_MAX - 150
+    assert dispatcher.put_event(Event(envelope, b"x" * room), urgent=False)
+    assert not dispatcher.put_event(Event(envelope, b"x" * (room + 1)), urgent=False)
+    report = dispatcher.flush(5)
+    assert (report.delivered, dict(report.refused)) == (1, {"too_large": 1})
+    assert [len(request.body) for request in transport.requests] == [3_500_000]
 
 
 def test_a_programmers_mistake_is_a_type_error(dispatcher: EventDispatcher) -> None:
@@ -288,6 +300,32 @@ def test_an_observer_may_do_anything(transport: BlockingTransport, caplog: pytes
     report = dispatcher.close(5)
     assert (report.accepted, report.delivered) == (2, 2)
     assert "an observer failed" in caplog.text
+
+
+@pytest.mark.parametrize("mistake", [SystemExit(1), asyncio.CancelledError()])
+def test_nothing_that_is_called_on_the_senders_thread_ends_it(
+    transport: BlockingTransport, caplog: pytest.LogCaptureFixture, mistake: BaseException
+) -> None:
+    """An observer, or a listener to requests, that calls sys.exit: a thread would end without a word."""
+
+    def fail(*_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise mistake
+
+    answers = iter([Response(401), Response(503)])
+    transport.answer = lambda _: next(answers, Response(204))
+    policy = RetryPolicy(first_s=0.01, breaker_first_s=0.01, breaker_max_s=0.01)
+    dispatcher = EventDispatcher(transport=transport, observers=[fail], retry=policy)
+    dispatcher.on_request.append(fail)
+    assert dispatcher.dispatch_event(log_event())
+    deadline = time.monotonic() + 5
+    while dispatcher.stats().delivered < 1 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert dispatcher.stats().delivered == 1
+    assert dispatcher._thread._running
+    assert "an observer failed" in caplog.text
+    assert "a listener to requests failed" in caplog.text
+    dispatcher.close(5)
 
 
 def test_the_sender_goes_on_after_a_surprise(dispatcher: EventDispatcher, transport: BlockingTransport) -> None:

@@ -71,10 +71,15 @@ def test_the_architecture_names_each_module_once():
 
 
 def test_every_setting_is_documented():
-    """docs/cli.md names each setting with its variable, and the two switches."""
+    """docs/cli.md names each setting with its variable and its default, no others, and the two switches."""
     page = text("docs/cli.md")
-    for setting in settings.SETTINGS.values():
-        assert f"| `{setting.name}` | `{setting.env}` |" in page
+    rows = re.findall(r"^\| `(\w+)` \| `(EVENTPOST_\w+)` \| (.+) \|$", page, re.MULTILINE)
+    assert [row[:2] for row in rows] == [(setting.name, setting.env) for setting in settings.SETTINGS.values()]
+    for (_, _, told), setting in zip(rows, settings.SETTINGS.values(), strict=True):
+        if isinstance(setting.default, (int, float)):
+            assert float(told.replace(",", "")) == setting.default, setting.name
+        else:
+            assert told == (setting.default or "each event's own URL")
     assert set(re.findall(r"EVENTPOST_\w+", page)) == set(re.findall(r"EVENTPOST_\w+", inspect.getsource(settings)))
 
 
@@ -151,6 +156,34 @@ def test_the_readme_commands_are_targets():
     assert "make demo" in text("README.md")
     assert "make test" in text("README.md")
     assert "make test" in text(".ci/run")
+
+
+def test_the_readmes_figures_are_those_that_were_measured():
+    """Each figure of its table stands in docs/performance.md, which the benchmark writes."""
+    block = re.search(r"<!-- performance.*?<!-- performance end -->", text("README.md"), re.DOTALL).group()
+    cells = [line.split("|")[2] for line in block.splitlines() if line.startswith("| ")][1:]
+    intro = block.partition("\n\n")[0]
+    figures = [figure for place in (intro, *cells) for figure in re.findall(r"\d[\d,]+", place)]
+    assert len(figures) >= 11
+    page = set(re.findall(r"\d[\d,]+", text("docs/performance.md")))
+    assert [figure for figure in figures if figure not in page] == []
+
+
+def test_security_tells_of_the_pycurl_that_is_tested_with():
+    """What it says is inside the wheel is what the pinned version says of itself."""
+    (pinned,) = re.findall(r"^pycurl==(\S+)", text("requirements-dev-curl.txt"), re.MULTILINE)
+    assert f"PycURL/{pinned} libcurl/" in text("SECURITY.md")
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_use_what_is_public(example):
+    """Each module that an example imports from is one that docs/versioning.md promises to keep."""
+    page = text("docs/versioning.md")
+    tree = ast.walk(ast.parse(example.read_text("utf-8")))
+    modules = {node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module}
+    ours = {module for module in modules if module.startswith("eventpost.")}
+    assert ours
+    assert {module for module in ours if f"`{module}`" not in page and f"`{module}.__all__`" not in page} == set()
 
 
 def test_no_page_names_a_machine():

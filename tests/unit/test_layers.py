@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[2] / "src" / "eventpost"
 # What anybody may stand on.
 GROUND = ("__version__", "event", "errors", "clock", "defaults", "guard", "primitives", "sender.primitives")
 PROTOCOLS = ("queues.protocol", "transports.protocol", "watch.signals")
-PURE = ("sender.batch", "sender.retry", "sender.breaker")
+PURE = ("sender.batch", "sender.retry", "sender.breaker", "sender.lane", "sender.in_flight")
 IMPURE_MODULES = {"time", "threading", "_thread", "random", "logging", "socket", "os", "asyncio", "select", "selectors"}
 
 # The first row whose name is the module, or a package around it, says what of ours the module may import.
@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sender.batch": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.retry": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.breaker": ("event", "errors", *PROTOCOLS, *PURE),
+    "sender.lane": ("event", "errors", *PROTOCOLS, *PURE),
+    "sender.in_flight": ("event", "errors", *PROTOCOLS, *PURE),
     "queues": (*GROUND, "queues", "watch.signals"),
     "transports": (*GROUND, "transports"),
     "watch": (*GROUND, *PROTOCOLS, "watch"),
@@ -37,6 +39,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "doors": (*GROUND, *PROTOCOLS, "doors", "sender", "watch", "settings", "transports.custom"),
     "settings": (*GROUND, *PROTOCOLS, "queues", "transports", "sender.retry", "watch"),
     "testing": (*GROUND, *PROTOCOLS, "testing", "sender.retry"),
+    "relay.micro": (*GROUND, "relay", "settings", "testing.collector"),
+    "relay.micro_script": (*GROUND, "testing.collector"),
     "relay": (
         *GROUND,
         *PROTOCOLS,
@@ -67,20 +71,16 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hypothesis": ("testing",),
     "httptools": ("testing", "relay.protocol"),
     "uvloop": ("testing", "relay.worker"),
-    "uvicorn": ("relay.cycle", "relay.protocol", "relay.worker"),
-    "starlette": ("relay.page",),
+    "uvicorn": ("relay.cycle", "relay.micro", "relay.protocol", "relay.worker"),
+    "starlette": ("relay.micro", "relay.page"),
     "jinja2": ("relay.page",),
     "prometheus_client": ("watch.prometheus",),
     "tomllib": ("relay.settings",),
     "tomli": ("relay.settings",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
-READS_ENVIRONMENT = (
-    "settings",
-    "relay.settings",
-    "guard",
-    "transports.tls",
-)  # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name
+# tls: REQUESTS_CA_BUNDLE and its kind are not ours to name; demo: tells its processes to go past any proxy.
+READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -81,6 +81,7 @@ def test_every_kind_comes_from_the_environment():
         ("endpoint", "ftp://x/", "http"),
         ("endpoint", "//logx.optimizely.com", "http"),
         ("listen", "8787", "HOST:PORT"),
+        ("journal", "~nobody-of-this-name/x", "no home"),
         ("listen", "::1:80", "brackets"),
         ("listen", "127.0.0.1:99999", "HOST:PORT"),
         ("prefix", "/a b", "path"),
@@ -156,6 +157,7 @@ def test_loopback(host):
     ("flags", "says"),
     [
         ({"tls_key": "k"}, "tls_cert"),
+        ({"journal": ["/a", "/b/../a"]}, "named twice"),
         ({"tls_client_ca": "k"}, "tls_cert"),
         ({"endpoint": "http://a/", "allow_endpoint": ["http://b/"]}, "everything goes there"),
     ],

@@ -71,10 +71,16 @@ def test_other_4xx_refuse_the_body(status: int) -> None:
     assert judged(status) == judged(status, alone=False) == Rejected(f"http_{status}", status)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 405, 300, 301, 302, 303, 304, 307, 308])
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 407, 300, 301, 302, 303, 304, 307, 308])
 def test_a_misconfigured_endpoint_is_held(status: int) -> None:
     """It may refuse everything for a week: nothing is lost."""
     assert judged(status) == judged(status, alone=False) == Hold(f"http_{status}", status)
+
+
+def test_verdicts_of_two_kinds_are_never_equal() -> None:
+    """Else a test, or a sender, could take "dead" for "held"."""
+    assert Rejected("http_401", 401) != Hold("http_401", 401)
+    assert Delivered(413) != TooLarge(413)
 
 
 def test_a_failed_certificate_is_held() -> None:

@@ -145,6 +145,23 @@ def test_deliveries_and_retries_are_for_debugging(observer: LogObserver, caplog:
     assert not caplog.records
 
 
+def test_another_2xx_than_204_is_counted(
+    observer: LogObserver, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy that says 200 to everything would be a silent loss; once an hour, with the count, by status."""
+    for status in (200, 204, 200, 202, 200):
+        observer(Delivered(LANE, 100, status, 0.1, 1))
+    clock.advance(3601.0)
+    observer(Delivered(LANE, 1, 200, 0.1, 1))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" took ")[2].partition(",")[0] for line in lines] == [
+        "100 events with status 200",
+        "100 events with status 202",
+        "201 events with status 200",
+    ]
+    assert not [line for line in lines if "secret" in line]
+
+
 def test_the_library_configures_no_logging() -> None:
     """No handler, no level: where nothing is configured, Python's last resort prints the warnings."""
     logger = logging.getLogger("eventpost")

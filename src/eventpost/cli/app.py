@@ -9,25 +9,44 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from .. import __version__
 from ..errors import JournalUnusable
-from ..queues.journal import inspect
+from ..queues.journal import inspect, shown
 from ..queues.journal.repair import repair as mend
 from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
 from .dead import Journal, Json, VisitorIds
+from .micro import LISTEN as MICRO_LISTEN
+from .micro import run_micro
 from .purge import TIMEOUT_S, run_purge
 from .relay import Config, make_token, run_relay, settings_or_usage
 from .relay_options import with_settings
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    help="Eventpost: the durable event dispatcher for Optimizely. Not affiliated with Optimizely.",
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )  # fmt: skip
 app.add_typer(dead.app, name="dead")
 
 SERIOUS = frozenset({"damaged", "header", "totals"})
 LOOK_AGAIN_S = 0.1
 FOLLOW_S = 0.25
+YEAR_S = 365 * 86400
+
+
+def _say_version(value: bool) -> None:  # noqa: FBT001 - typer hands it over so
+    if value:
+        show.say(f"eventpost {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Eventpost: the durable event dispatcher for Optimizely.  Not affiliated with Optimizely."""
 
 
 @app.command()
@@ -48,16 +67,21 @@ def send(
         bool, typer.Option("--until-empty", help="End once nothing waits that no other live sender holds.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, help="End after this many seconds.", show_default="none")
+        float | None,
+        typer.Option(
+            "--timeout", min=0, max=YEAR_S, metavar="S", help="End after this many seconds.", show_default="none"
+        ),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Send everything to this URL.", show_default="each event's own")
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="Send everything to this URL.", show_default="each event's own"),
     ] = None,
     group: Annotated[
-        str | None, typer.Option("--group", help="The group that shares the folder.", show_default="private")
+        str | None,
+        typer.Option("--group", metavar="NAME", help="The group that shares the folder.", show_default="private"),
     ] = None,
 ) -> None:
-    """Deliver what lies in a folder, whoever wrote it; runs until SIGTERM or Ctrl-C unless told to end."""
+    """Deliver what lies in a folder, whoever wrote it.  Runs until SIGTERM or Ctrl-C unless told to end."""
     from .send import run_send  # noqa: PLC0415 - it loads the transports
 
     inspect.open_folder(journal)
@@ -69,6 +93,24 @@ def send(
 def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
     """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
     raise typer.Exit(run_relay(settings_or_usage(flags, config)))
+
+
+@app.command()
+def micro(
+    *,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Address and port to listen on; port 0: any free one.")
+    ] = MICRO_LISTEN,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Answer 400 to a batch that breaks the published description.")
+    ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Listen beyond loopback, for anyone who can connect.")
+    ] = False,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many events, and bad requests, are kept.")] = 100_000,
+) -> None:  # fmt: skip
+    """Be an endpoint for a test suite: takes what the relay takes, keeps it, and fails when told to; until Ctrl-C."""
+    raise typer.Exit(run_micro(listen, strict=strict, open_=open_, keep=keep))
 
 
 @app.command("relay-token")
@@ -102,7 +144,7 @@ def status(journal: Journal, *, json_: Json = False) -> None:
 def tail(
     journal: Journal,
     *,
-    last: Annotated[int, typer.Option("--last", "-n", min=1, help="How many.")] = 10,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, metavar="N", help="How many.")] = 10,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is put from now on, until Ctrl-C.")
     ] = False,
@@ -151,12 +193,14 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what nobody holds, and say what was done.")] = False,
     json_: Json = False,
 ) -> None:
-    """Read every byte of a folder and name what is damaged; without --repair it changes nothing.
+    """Read every byte of a folder and name what is damaged.  Without --repair it changes nothing.
 
     Exit code 1: something is damaged, or stays so.
     """
-    repaired = mend(journal) if repair else []
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
+        task = bar.add_task("mending", total=None, visible=repair)
+        repaired = mend(journal, progress=lambda count: bar.advance(task, count)) if repair else []
+        bar.update(task, visible=False)
         task = bar.add_task("reading", total=None)
         findings = inspect.verify(journal, progress=lambda done, of: bar.update(task, completed=done, total=of))
     if json_:
@@ -165,14 +209,16 @@ def verify(
         show.say_json({"repaired": done, "findings": found} if repair else found)
     else:
         for what in repaired:
-            lost = f", {what.events:,} events dropped: damaged" if what.events else ""
+            lost = f", {shown.count(what.events, 'event')} dropped: damaged" if what.events else ""
             show.say(f"{what.did}: {what.path}: {what.detail}{lost}", style="yellow" if what.did == "left" else "green")
         if repair and not repaired:
             show.say("nothing to repair")
         for one in findings:
             where = f"{one.path} at byte {one.at_byte:,}, {one.length_bytes:,} bytes"
             show.say(f"{one.kind}: {where}: {one.detail}", style="red" if one.kind in SERIOUS else "yellow")
-        show.say("every record is whole" if not SERIOUS & {one.kind for one in findings} else "damage found: see above")
+        remedy = "what is left needs a person" if repair else "`eventpost verify --repair` mends what it can"
+        damaged = SERIOUS & {one.kind for one in findings}
+        show.say(f"damage found: see above; {remedy}" if damaged else "every record is whole")
     if SERIOUS & {one.kind for one in findings}:
         raise typer.Exit(1)
 
@@ -182,9 +228,9 @@ def run() -> int:
     try:
         app()
     except KeyError as error:
-        show.say(f"no dead letter is called {error.args[0]}", to=show.err)
+        show.say(f"no dead letter is called {error.args[0]}; `eventpost dead list` names them", to=show.err)
     except FileExistsError as error:
-        show.say(f"{error.filename} exists; it is not written over", to=show.err)
+        show.say(f"{error.filename} exists, and is not written over: name another file", to=show.err)
     except (FileNotFoundError, JournalUnusable, PermissionError) as error:
         show.say(f"{error.filename}: {error.strerror}" if error.filename else str(error), to=show.err)
     except BrokenPipeError:  # who read the output has enough; what is left in its buffer must not be tried again

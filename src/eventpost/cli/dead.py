@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from ..queues.journal import inspect
+from ..queues.journal import inspect, shown
 from ..queues.journal.dead import DeadLetter
 from ..queues.journal.shown import letter_as_dict
 from . import show
@@ -23,12 +23,12 @@ app = typer.Typer(
 )
 
 Journal = Annotated[  # whether it can be used, `open_folder` says, with the remedy
-    Path, typer.Option("--journal", help="The journal's folder.", show_default=False, readable=False)
+    Path, typer.Option("--journal", metavar="DIR", help="The journal's folder.", show_default=False, readable=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 VisitorIds = Annotated[bool, typer.Option("--visitor-ids", help="Show visitor and session ids; masked otherwise.")]
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Which, as `dead list` names them.", show_default=False)
+    list[str] | None, typer.Argument(metavar="ID", help="Which, as `dead list` names them.", show_default=False)
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
@@ -84,12 +84,8 @@ def discard(
     json_: Json = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Give dead letters up for good; the ledger counts them as dropped: dead_discarded."""
-    if not yes:
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise typer.BadParameter("discarding cannot be undone: say --yes where nobody can be asked")
-        typer.confirm("Discard for good?", abort=True)
-    _change(journal, ids, all_=all_, json_=json_, word="discarded", change=inspect.discard_dead)
+    """Give dead letters up for good.  The ledger counts them as dropped: dead_discarded."""
+    _change(journal, ids, all_=all_, json_=json_, word="discarded", change=inspect.discard_dead, ask=not yes)
 
 
 @app.command()
@@ -97,7 +93,8 @@ def export(
     journal: Journal,
     *,
     output: Annotated[
-        Path | None, typer.Option(help="File to write (made 0600; must not exist).", show_default="stdout")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write (made 0600; must not exist).", show_default="stdout"),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One array; without it one JSON object a line.")] = False,
     visitor_ids: VisitorIds = False,
@@ -119,7 +116,7 @@ def export(
         for count, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
             file.write(text)
             bar.update(task, completed=count)
-    show.say(f"{count:,} dead letters written to {output}", to=show.err)
+    show.say(f"{shown.count(count, 'dead letter')} written to {output}", to=show.err)
 
 
 def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) -> Iterator[tuple[int, str]]:
@@ -136,15 +133,23 @@ def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) 
 
 
 def _change(
-    journal: Path, ids: Iterable[str] | None, *, all_: bool, json_: bool, word: str, change: Callable[..., int]
+    journal: Path, ids: list[str] | None, *, all_: bool, json_: bool, word: str, change: Callable[..., int],
+    ask: bool = False,
 ) -> None:  # fmt: skip
     if bool(ids) == all_:
         raise typer.BadParameter("name dead letters by their ids, or say --all")
-    letters: list[DeadLetter] = list(inspect.dead_letters(journal))
-    total = len(letters) if all_ else len(list(ids or ()))
+    there = dict.fromkeys(one.id for one in inspect.dead_letters(journal))
+    chosen = list(there if all_ else dict.fromkeys(ids or ()))
+    for one in chosen:
+        if one not in there:
+            raise KeyError(one)
+    if ask and chosen:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise typer.BadParameter("discarding cannot be undone: say --yes where nobody can be asked")
+        typer.confirm(f"Discard {shown.count(len(chosen), 'dead letter')} for good?", abort=True)
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
-        task = bar.add_task(word, total=total)
-        done = change(journal, None if all_ else list(ids or ()), progress=lambda count: bar.advance(task, count))
+        task = bar.add_task(word, total=len(chosen))
+        done = change(journal, chosen if ask or not all_ else None, progress=lambda count: bar.advance(task, count))
     if json_:
         show.say_json({word: done})
     else:

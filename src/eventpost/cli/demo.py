@@ -10,6 +10,7 @@ that the witness files say were taken, against the uuids that the collector saw.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,9 @@ ANSWER_DELAY_S: Final = 0.02
 UUID_LINE_BYTES: Final = 37
 START_TIMEOUT_S: Final = 20.0
 CLOSE_TIMEOUT_S: Final = 12.0
+RECOVERY_S: Final = 9.0
+"""An endpoint that was away for five seconds is probed at most five later; then the backlog takes a moment."""
+CAUGHT_UP_EVENTS: Final = 400
 LOOK_S: Final = 0.2
 OUTAGE: Final = Reply(503, body=b"outage")
 CALM: Final = Reply(204, delay_s=ANSWER_DELAY_S)
@@ -62,7 +66,7 @@ class Side:
         arguments = [
             sys.executable, "-m", "eventpost.cli.demo_traffic", "--endpoint", self.collector.url,
             "--rate", str(VISITS_PER_S), "--seed", str(self.started),
-            "--witness", str(self.folder / f"taken-{self.started}"),
+            "--witness", str(self.folder / f"taken-{self.started}"), "--parent", str(os.getpid()),
         ]  # fmt: skip
         if self.journal is not None:
             arguments += ["--journal", str(self.journal)]
@@ -89,6 +93,10 @@ class Side:
     def taken(self) -> int:
         """Count the events that the pipeline said yes to."""
         return sum(path.stat().st_size // UUID_LINE_BYTES for path in self.folder.glob("taken-*"))
+
+    def not_arrived(self) -> int:
+        """Count the events that it said yes to and that the endpoint does not have, as far as is known now."""
+        return max(0, self.taken() - len(self.collector.uuids))
 
     def taken_uuids(self) -> set[str]:
         """Return the uuids that the pipeline said yes to; half a line, from a kill in the middle of it, is no yes."""
@@ -159,7 +167,7 @@ class Stage:
             ("applications running", lambda side: f"{len(side.processes)}"),
             ("events taken", lambda side: f"{side.taken():,}"),
             ("arrived at the endpoint", lambda side: f"{len(side.collector.uuids):,}"),
-            ("not arrived", lambda side: f"{max(0, side.taken() - len(side.collector.uuids)):,}"),
+            ("not arrived", lambda side: f"{side.not_arrived():,}"),
             ("requests", lambda side: f"{side.collector.requests_total:,}"),
         ]
         for name, value in pairs:
@@ -239,7 +247,8 @@ def play(sides: list[Side], stage: Stage) -> None:
     wait(2)
     stage.tell("the endpoint is back")
     answer(CALM)
-    wait(4)
+    wait(RECOVERY_S, lambda: sides[0].not_arrived() < CAUGHT_UP_EVENTS)
+    wait(1)
     stage.tell("the applications close their clients and end")
     for side in sides:
         side.ask_to_close()
@@ -295,6 +304,8 @@ def run_demo(*, keep: bool) -> int:
     if find_spec("optimizely") is None:
         show.say("The demo runs the real Optimizely client: pip install 'eventpost[optimizely]'", to=show.err)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like that, too, it leaves nothing behind
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"  # nothing here leaves this machine
     with scene(keep=keep) as sides:
         try:
             with Stage(sides) as stage:

@@ -19,7 +19,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from importlib.resources import files
 from typing import Any
@@ -72,10 +71,11 @@ def main() -> int:
     parser.add_argument("--journal")
     parser.add_argument("--rate", type=float, required=True, help="visits a second")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="the demo's process")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # a refused connection is part of the show
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    told: list[int] = []  # an Event's lock may be the very one that the signal interrupts
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
     inner: Any
@@ -91,19 +91,20 @@ def main() -> int:
     datafile = files("eventpost").joinpath("demo_datafile.json").read_text("utf-8")
     client = optimizely.Optimizely(datafile, event_processor=Witness(inner, options.witness))
     known = json.loads(datafile)
-    visit(client, known, options.rate, random.Random(options.seed), stop)
+    visit(client, options, known, told)
     client.close()
     if dispatcher is not None:
         dispatcher.close(timeout_s=CLOSE_TIMEOUT_S)
     return 0
 
 
-def visit(client: Any, known: dict[str, Any], rate: float, chance: random.Random, stop: threading.Event) -> None:
-    """Let visitors come in at ``rate`` a second: each gets a decision on one flag, and some convert."""
+def visit(client: Any, options: argparse.Namespace, known: dict[str, Any], told: list[int]) -> None:
+    """Let visitors come in until ``told`` something: each gets a decision, and some convert."""
+    chance = random.Random(options.seed)
     flags = [flag["key"] for flag in known["featureFlags"]]
     conversions = [event["key"] for event in known["events"]]
     due = time.monotonic()
-    while not stop.is_set():
+    while not told:
         user = client.create_user_context(
             f"visitor-{chance.randrange(100_000)}", {"plan": chance.choice(["free", "gold"])}
         )
@@ -112,8 +113,10 @@ def visit(client: Any, known: dict[str, Any], rate: float, chance: random.Random
             user.track_event(
                 chance.choice(conversions), {"revenue": chance.randrange(10_000), "value": chance.random()}
             )
-        due += 1 / rate
-        stop.wait(max(0.0, due - time.monotonic()))
+        if os.getppid() != options.parent:
+            os._exit(1)  # the demo was killed: nobody looks on, and nobody would tell it to end
+        due += 1 / options.rate
+        time.sleep(max(0.0, due - time.monotonic()))
 
 
 if __name__ == "__main__":

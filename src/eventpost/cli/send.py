@@ -10,13 +10,15 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 import typer
 from rich.progress import Progress
 
 from ..doors.dispatcher import EventDispatcher
+from ..doors.encode import check_url
 from ..queues.journal import JournalQueue
 from . import show
 
@@ -35,17 +37,14 @@ def run_send(
     group: str | None,
 ) -> int:
     """Deliver until told to end; returns the exit code: 1 if ``until_empty`` was not reached in time."""
-    if endpoint is not None and (urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).hostname):
-        raise typer.BadParameter("an URL with http or https and a host is needed", param_hint="--endpoint")
-    told, tell = os.pipe()  # an Event set by a handler would deadlock if its waiter were interrupted in the wrong place
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(tell, b"."))
+    with _wrong_usage("--endpoint"):
+        send_to = None if endpoint is None else check_url(endpoint)
+    told = _told_to_end()
     shared_with: str | int | None = int(group) if group is not None and group.isdecimal() else group
-    try:
+    with _wrong_usage("--group"):
         queue = JournalQueue(journal, adopt="always", group=shared_with, allow_network_fs=True)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--group") from None
-    dispatcher = EventDispatcher(queue, send_to=endpoint, sender="thread")  # whatever the environment says
+    with _wrong_usage("the environment"):
+        dispatcher = EventDispatcher(queue, send_to=send_to, sender="thread")  # this one sends, whatever is set
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     queue.scan()  # before there is a sender's thread: what lies here now is counted from the first look on
     dispatcher.start()
@@ -57,8 +56,33 @@ def run_send(
             stopped = bool(select.select([told], [], [], timeout_s)[0])
     finally:
         left = CLOSE_TIMEOUT_S if deadline is None or stopped else max(0.0, deadline - time.monotonic())
-        show.say(dispatcher.close(timeout_s=min(CLOSE_TIMEOUT_S, left)))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # once more: do not wait
+        dispatcher.close_at_exit(min(CLOSE_TIMEOUT_S, left))  # what an endpoint that is left alone would get is kept
+        show.say(dispatcher.stats())
     return 1 if until_empty and not emptied else 0
+
+
+@contextmanager
+def _wrong_usage(where: str) -> Iterator[None]:
+    """Say a value that makes no sense as the command line says it; the message names what is wanted."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=where) from None
+
+
+def _told_to_end() -> int:
+    """Return a descriptor that can be read from once SIGTERM or Ctrl-C has come.
+
+    The interpreter writes to it in the signal's own moment, whichever thread the kernel gives the signal to; a handler
+    runs only when the main thread comes round, and a wait without an end is not woken for it.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return told
 
 
 def _until_empty(

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..event import shown_url
 from ..queues.journal.inspect import FolderStatus
-from ..queues.journal.shown import needs_a_person
+from ..queues.journal.shown import count, needs_a_person
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -93,8 +93,8 @@ def show_status(status: FolderStatus) -> None:
         say("this sum does not close", style="bold red")
     oldest = f", the oldest waiting for {age(status.oldest_age_s)}" if status.queued else ""
     say(
-        f"{status.segments} segments, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; "
-        f"{status.writers} processes at work{oldest}"
+        f"{count(status.segments, 'segment')}, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; "
+        f"{count(status.writers, 'process', 'processes')} at work{oldest}"
     )
     if status.lanes:
         lanes = table("endpoint", "#queued", "#stored", "#oldest")

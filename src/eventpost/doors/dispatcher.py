@@ -60,8 +60,9 @@ class EventDispatcher:
         batch_bytes_max: bytes of a shared request's body, at most 3,000,000.
         linger_s: seconds that a visitor which may find company waits for it.  A LogEvent never waits, unless
             ``merge_log_events`` makes company possible for its visitors.
-        in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands.
-        in_flight_bytes_max: ceiling on the bytes of their bodies.
+        in_flight_max: ceiling on requests in flight; they start at 4 an endpoint and double while a backlog stands. A
+            few are kept free for other endpoints, so that one which hangs holds up none.
+        in_flight_bytes_max: ceiling on the bytes of their bodies; exceeded by a request for each endpoint at most.
         timeout_s: seconds for one request in total, DNS included.
         close_timeout_s: seconds that the end of the process waits for a drain, and the default of :meth:`close`.
         merge_log_events: let LogEvents with equal URL, headers and envelope share requests.
@@ -191,13 +192,16 @@ class EventDispatcher:
         """
         if getpid() != lifetime.process:
             lifetime.in_this_process()
-        url = event.envelope.url
+        envelope, size = event.envelope, len(event.payload)
+        url = envelope.url
         if self._closed and not handed_in:
             return self.refuse("closed", self._closed_because)
         if url not in self._safe_urls and not self._may_send(url):
             return False
-        if len(event.payload) > settings.ENDPOINT_BODY_BYTES_MAX:
-            return self.refuse("too_large", f"{len(event.payload):,} bytes; the endpoint takes 3.5 MB")
+        if size > settings.BATCH_BYTES_MARGIN_MAX:  # what stands around a visitor counts; few are that large
+            size += len(envelope.prefix) + len(envelope.suffix)
+            if size > settings.ENDPOINT_BODY_BYTES_MAX:
+                return self.refuse("too_large", f"{size:,} bytes; the endpoint takes 3.5 MB")
         try:
             self._put((event,))
         except QueueError as error:
@@ -373,7 +377,9 @@ class EventDispatcher:
         for observer in self._observers:
             try:
                 observer(signal)
-            except Exception:  # noqa: BLE001 - logged; an observer's mistake costs nothing else
+            except KeyboardInterrupt:  # a person's, and not the observer's
+                raise
+            except BaseException:  # noqa: BLE001 - logged; an observer's mistake, sys.exit too, costs nothing else
                 _log.exception("eventpost: an observer failed")
 
     def after_fork_in_child(self) -> None:

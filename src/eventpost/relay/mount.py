@@ -5,37 +5,40 @@ Each is imported when it is first needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from ..watch.signals import Observer
 from .access import Access
 from .answers import ASGIApp
 from .settings import RelaySettings
+from .state import read_state
+
+if TYPE_CHECKING:
+    from ..watch.prometheus import DoorMetrics
 
 
-class _Uncounted:
-    def accepted(self, endpoint: str, project: str, events: int, body_bytes: int, elapsed_s: float) -> None:
-        """Count nothing."""
+def make_metrics(
+    run_dir: str, later: Callable[[float, Callable[[], None]], Any] | None = None
+) -> DoorMetrics:  # fmt: skip
+    """Return the counters of this process, which ``later`` puts off; after ``share_run_dir``."""
+    from ..watch.prometheus import DoorMetrics  # noqa: PLC0415 - looks for the shared folder when it is imported
 
-    def refused(self, reason: str) -> None:
-        """Count nothing."""
-
-    def refused_by_reason(self) -> dict[str, int]:
-        """Return nothing."""
-        return {}
-
-
-def make_metrics() -> _Uncounted:
-    """Return the counters of this process."""
-    return _Uncounted()
+    return DoorMetrics(later, folder=run_dir)
 
 
 def make_observers() -> tuple[Observer, ...]:
-    """Return what counts the senders' signals."""
-    return ()
+    """Return what counts the senders' signals; after ``share_run_dir``."""
+    from ..watch.prometheus import MetricsObserver  # noqa: PLC0415 - as above
+
+    return (MetricsObserver(None),)
 
 
-def render_metrics(run_dir: str) -> tuple[bytes, str]:  # noqa: ARG001 - until watch.prometheus is there
+def render_metrics(run_dir: str) -> tuple[bytes, str]:
     """Return the counters of all processes, and their content type."""
-    return b"", "text/plain"
+    from ..watch.prometheus import render  # noqa: PLC0415 - as above
+
+    return render(run_dir, read_state(run_dir))
 
 
 def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp | None:  # noqa: ARG001 - until relay.page is there

@@ -26,6 +26,7 @@ from typing import Any, Final, Literal
 
 from ..doors.encode import check_url
 from ..errors import EventpostError
+from ..queues.journal.folder import resolved
 from ..settings import ENDPOINT_BODY_BYTES_MAX
 from .access import Rules, digest_of, is_loopback, network_of, origin_of
 from .row import Row, SettingError
@@ -81,8 +82,7 @@ def _host(text: str) -> str:
 
 
 def _journal(text: str) -> str:
-    if not text or "\0" in text:
-        raise ValueError("the path of a folder is needed")
+    resolved(text)
     return text
 
 
@@ -156,6 +156,11 @@ class RelaySettings:
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.address[0])
+
+    @property
+    def shared_with(self) -> str | int | None:
+        """The group, by its number if it is one."""
+        return int(self.group) if self.group is not None and self.group.isdecimal() else self.group
 
     @property
     def us_url(self) -> str:
@@ -252,6 +257,8 @@ def _check_together(made: RelaySettings) -> None:
     """Refuse what makes no sense together, above all a relay that anyone could use without its owner's word."""
     if not made.journal:
         raise SettingError("a journal is needed")
+    if len({resolved(path) for path in made.journal}) < len(made.journal):
+        raise SettingError(f"{_named(made, 'journal')}: the same folder is named twice")
     if made.tls_key and not made.tls_cert:
         raise SettingError(f"{_named(made, 'tls_key')} needs tls_cert")
     if made.tls_client_ca and not made.tls_cert:

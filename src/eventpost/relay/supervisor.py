@@ -79,13 +79,19 @@ class Supervisor:
         self._draining = False
         bounds = [settings.bytes_max, *[None] * (len(self._queues) - 1)]
         senders = list(zip(self._queues, self._dispatchers, bounds, strict=True))
-        self._figures = Figures(self._run_dir, senders, self.slots, monitor, make_metrics().refused_by_reason)
+        self._figures = Figures(
+            self._run_dir, senders, self.slots, monitor, make_metrics(self._run_dir).refused_by_reason
+        )
 
     def _open(self, path: str, *, own: bool) -> JournalQueue:
+        settings = self._settings
         if own:
-            return JournalQueue(
-                path, self._settings.durability, self._settings.bytes_max, adopt="always", group=self._settings.group
-            )
+            try:
+                return JournalQueue(
+                    path, settings.durability, settings.bytes_max, adopt="always", group=settings.shared_with
+                )
+            except ValueError as error:
+                raise CannotStart(str(error)) from error
         try:
             inspect.open_folder(path)
         except FileNotFoundError as error:
@@ -139,8 +145,10 @@ class Supervisor:
         deadline = time.monotonic() + BIND_TIMEOUT_S
         while True:
             try:
+                # Who says localhost in an URL may mean either family, and most mean the older one.
+                family = socket.AF_INET if host == "localhost" else socket.AF_UNSPEC
                 family, kind, number, _, where = socket.getaddrinfo(
-                    host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                    host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
                 )[0]
                 listener = socket.socket(family, kind, number)
                 try:

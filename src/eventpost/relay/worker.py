@@ -60,7 +60,7 @@ class Worker:
         self._loop = loop
         self._queue = JournalQueue(
             settings.journal[0], settings.durability, settings.bytes_max,
-            adopt="never", group=settings.group, allow_network_fs=True,
+            adopt="never", group=settings.shared_with, allow_network_fs=True,
         )  # fmt: skip
         self._dispatcher = EventDispatcher(self._queue, sender="none")
         self._commit = commit.GroupCommit(self._queue, loop) if settings.durability == "fsync" else None
@@ -73,7 +73,7 @@ class Worker:
         )
         self._ready = readiness.of_journal(self._queue, settings.bytes_max)
         self._state = ServerState()
-        self._metrics = make_metrics()
+        self._metrics = make_metrics(run_dir, loop.call_later)
         self._event_paths = frozenset(settings.prefix + path for path in (EVENTS, EU_EVENTS))
         self._bounds = Bounds(
             header_bytes_max=settings.header_bytes_max,
@@ -148,6 +148,7 @@ class Worker:
         if self._commit is not None:
             self._commit.close(CLOSE_S)
         self._dispatcher.close(0.0)
+        self._metrics.flush()
 
     async def _look(self) -> None:
         """Now and then: the date header, and what is due on connections."""

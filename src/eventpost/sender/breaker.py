@@ -12,8 +12,9 @@ r"""When to stop asking an endpoint, when to try it once, and how many requests 
                                             any 2xx
 
 ``held`` is ``open`` for an endpoint that somebody has to look at.  A probe is one request with one event.  Any 2xx,
-also a late one of a request from before, closes the breaker.  Late failures of requests from before change nothing:
-only the probe's own failure doubles the time until the next.
+also a late one of a request from before, closes the breaker, but not before a ``Retry-After`` is over: an endpoint that
+limits its rate takes some requests of a round and refuses the others.  Late failures of requests from before change
+nothing: only the probe's own failure doubles the time until the next.
 
 In flight: ``limit`` starts at ``START_LIMIT`` and doubles after as many deliveries as it allows, while a backlog
 stands; it falls back when the lane has run dry, so that hundreds of quiet processes hold few connections.  After a
@@ -22,6 +23,7 @@ recovery it starts at 1 and doubles with each delivery until it is where a new e
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, NamedTuple
 
 from ..watch.signals import BreakerState
@@ -42,6 +44,7 @@ class Breaker:
     """The breaker of one endpoint.  ``now`` is monotonic seconds, ``chance`` a random in [0, 1)."""
 
     __slots__ = (
+        "_asked_until",
         "_delivered",
         "_failures",
         "_policy",
@@ -61,6 +64,7 @@ class Breaker:
         self.state: BreakerState = "closed"
         self.reason = ""
         self.probe_at = 0.0
+        self._asked_until = -inf
         self._failures = 0
         self._tries = 0
         self._delivered = 0
@@ -96,9 +100,13 @@ class Breaker:
         if self.state == "half_open":
             self.state = "open"
 
-    def delivered(self, *, backlog: bool) -> Change | None:
+    def delivered(self, now: float, *, backlog: bool, probe: bool = False) -> Change | None:
         """Note a 2xx."""
         self._failures = 0
+        if now < self._asked_until:
+            if probe:
+                self.probe_vanished()
+            return None
         if self.state != "closed":
             self.state, self.reason = "closed", ""
             self._probing = False
@@ -128,18 +136,19 @@ class Breaker:
     ) -> Change | None:
         """Note a failure.  ``wait_s``: the endpoint asked to be left alone so long.  ``throttled``: it was a 429."""
         self._failures += 1
+        if wait_s:
+            self._asked_until = max(self._asked_until, now + wait_s)
         if probe:
             self._probing = False
-            return self._open("held" if self.state == "held" else "open", now, reason, chance, wait_s)
+            return self._open("held" if self.state == "held" else "open", now, reason, chance)
         if self.state != "closed":
-            if wait_s:
-                self.probe_at = max(self.probe_at, now + wait_s)
+            self.probe_at = max(self.probe_at, self._asked_until)
             return None
         if throttled:
             self.limit = max(1, self.limit // 2)
             self._delivered = 0
         if wait_s or self._failures >= self._policy.breaker_failures:
-            return self._open("open", now, reason, chance, wait_s)
+            return self._open("open", now, reason, chance)
         return None
 
     def hold(self, now: float, reason: str, chance: float, *, probe: bool) -> Change | None:
@@ -148,13 +157,12 @@ class Breaker:
             self._probing = False
         elif self.state == "held" and self.reason == reason:
             return None
-        return self._open("held", now, reason, chance, 0.0)
+        return self._open("held", now, reason, chance)
 
-    def _open(self, state: BreakerState, now: float, reason: str, chance: float, wait_s: float) -> Change:
+    def _open(self, state: BreakerState, now: float, reason: str, chance: float) -> Change:
         policy = self._policy
         pause_s = backoff_s(policy.breaker_first_s, 2.0, policy.breaker_max_s, self._tries)
-        pause_s = max(pause_s * (1.0 + policy.jitter * chance), wait_s)
         self._tries += 1
-        self.probe_at = now + pause_s
+        self.probe_at = max(now + pause_s * (1.0 + policy.jitter * chance), self._asked_until)
         self.state, self.reason = state, reason
-        return Change(state, reason, pause_s)
+        return Change(state, reason, self.probe_at - now)

@@ -29,13 +29,16 @@ class Lane:
     """One endpoint's breaker, batches and memory.
 
     ``url`` is what the queue knows it by, ``endpoint`` where its requests go (the same, unless the sender was told).
-    ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``solo``: the last
-    event that was claimed shares a request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by
-    hash of a payload that failed, how often it did while others were delivered, and ``deliveries`` at the last time.
+    ``flying``: batches whose requests are out.  ``backlog``: more is waiting than may be in flight.  ``delayed_until``:
+    what was given back is due by then, in monotonic seconds.  ``solo``: the last event that was claimed shares a
+    request with nothing.  ``refusals``: of single events in a row.  ``suspects``: by
+    hash of a payload that failed, how often it did while others were delivered, how often of these with an answer, and
+    ``deliveries`` at the last time.
     """
 
     __slots__ = (
-        "backlog", "breaker", "deliveries", "endpoint", "flying", "former", "refusals", "solo", "suspects", "url",
+        "backlog", "breaker", "delayed_until", "deliveries", "endpoint", "flying", "former", "refusals", "solo",
+        "suspects", "url",
     )  # fmt: skip
 
     def __init__(self, url: str, policy: RetryPolicy, limits: Limits, endpoint: str | None = None) -> None:
@@ -45,39 +48,38 @@ class Lane:
         self.former = Former(limits.batch_events_max, limits.batch_bytes_max)
         self.flying: set[Batch] = set()
         self.backlog = False
+        self.delayed_until = 0.0
         self.solo = False
         self.deliveries = 0
         self.refusals = 0
-        self.suspects: dict[int, tuple[int, int]] = {}
+        self.suspects: dict[int, tuple[int, int, int]] = {}
 
     def serials(self) -> list[int]:
         """Return the serials of the batches that are neither settled nor given back."""
         return [batch.serial for batch in (*self.flying, *self.former.held())]
 
-    def suspect(self, batch: Batch) -> tuple[int, bool]:
-        """Note a failure that may be the batch's own; return the History's failures and took_others."""
+    def suspect(self, batch: Batch, *, answered: bool) -> tuple[int, bool]:
+        """Note a failure that may be the batch's own, ``answered`` or not; return History's last two."""
         suspects, deliveries = self.suspects, self.deliveries
         if len(suspects) > SUSPECTS_MAX:
             suspects.clear()
-        worst, took_others = 1, False
+        worst, took_others = 0, False
         for lease in batch.leases:
             key = hash(lease.event.payload)
-            before = suspects.get(key)
-            if before is None:
-                suspects[key] = (1, deliveries)
-                continue
-            counts = deliveries > before[1]
-            times = before[0] + counts
-            suspects[key] = (times, deliveries)
-            if times > worst or (times == worst and counts):
-                worst, took_others = times, counts
+            times, errors, at = suspects.get(key, (0, 0, -1))
+            counts = deliveries > at
+            errors += counts and answered
+            suspects[key] = (times + counts, errors, deliveries)
+            if errors >= worst:
+                took_others = (counts and times > 0) or (errors == worst and took_others)
+                worst = errors
         return worst, took_others
 
     def single_out(self, leases: list[Lease], times_max: int) -> list[Lease]:
         """Let those that failed so often go alone, so that the next answer is about them; return the others."""
         others = []
         for lease in leases:
-            if self.suspects.get(hash(lease.event.payload), (0, 0))[0] >= times_max:
+            if self.suspects.get(hash(lease.event.payload), (0,))[0] >= times_max:
                 self.former.add_alone(lease)
             else:
                 others.append(lease)

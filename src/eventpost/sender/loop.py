@@ -6,7 +6,7 @@ in ``breaker.py``, what travels together in ``batch.py``; here they meet.
 
 Every lease is in exactly one place: in a lane's ``former`` (lingering or ready), in ``flying`` (its request is out), or
 settled.  Leases of an endpoint that goes down stay in the former and are the next probes; new ones are not claimed.
-How the queue is told is in ``settlement.py``.
+How the queue is told is in ``settlement.py``, how many requests may be out in ``in_flight.py``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..watch.signals import Delivered as DeliveredSignal
 from .batch import Batch
 from .breaker import Change
 from .flush import Flush
+from .in_flight import InFlight
 from .lane import Lane, Limits
 from .retry import Delivered, History, Hold, Rejected, RetryLater, RetryPolicy, TooLarge, blames_event, judge
 from .settlement import Settlement
@@ -74,9 +75,10 @@ class Sender:
         self._start_from_zero()
 
     def _start_from_zero(self) -> None:
+        self.end_by = inf
+        """When requests that begin now have to have ended, in monotonic seconds: who drives this has no longer."""
         self._lanes: dict[str, Lane] = {}
-        self._in_flight = 0
-        self._in_flight_bytes = 0
+        self._in_flight = InFlight(self._limits)
         self._settlement = Settlement(self._queue, self._emit)
         self._tend_at = self._tell_at = -inf
         self._claimed = False
@@ -120,7 +122,7 @@ class Sender:
         now = self._clock.monotonic()
         self._judge(completions, now)
         self._settlement.settle(now)
-        return self._in_flight > 0
+        return self._in_flight.requests > 0
 
     def _judge(self, completions: Sequence[Completion], now: float) -> None:
         for completion in completions:
@@ -134,6 +136,7 @@ class Sender:
         for url in self._queue.lanes():
             if url not in self._lanes:
                 self._lanes[url] = Lane(url, self._policy, self._limits, self._send_to)
+                self._in_flight.meet()
         lanes = self._lanes
         for lane in list(lanes.values()):
             try:
@@ -147,19 +150,19 @@ class Sender:
     def _send_lane(self, lane: Lane, now: float) -> None:
         limits, former, breaker = self._limits, lane.former, lane.breaker
         if breaker.blocked:
-            if self._room(lane, now):
+            if self._in_flight.room(lane, now):
                 self._probe(lane, now)
             return
         linger_s = 0.0 if self._flushes else limits.linger_s
         self._start_ready(lane, now)
         while True:
-            room = self._room(lane, now) - len(former.ready)
+            room = self._in_flight.room(lane, now) - len(former.ready)
             if room <= 0:
                 former.finish(now, linger_s)
                 lane.backlog = bool(former.ready) or self._queue.pending(lane.url) > 0
                 return
             wanted = room if lane.solo else room * limits.batch_events_max
-            bytes_max = limits.in_flight_bytes_max - self._in_flight_bytes
+            bytes_max = limits.in_flight_bytes_max - self._in_flight.bytes
             leases = self._queue.claim(lane.url, wanted, max(1, bytes_max))
             claimed = len(leases)
             if leases:
@@ -169,21 +172,15 @@ class Sender:
                 self._count_claimed(lane, leases)
             former.finish(now, linger_s)  # only now: what was just claimed may still join
             self._start_ready(lane, now)
-            if claimed < wanted and self._in_flight_bytes < limits.in_flight_bytes_max:
+            if not claimed or (claimed < wanted and self._in_flight.bytes < limits.in_flight_bytes_max):
                 lane.backlog = False
                 if not lane.flying and not former.ready:
                     breaker.ran_dry()
                 return
 
-    def _room(self, lane: Lane, now: float) -> int:
-        limits = self._limits
-        if self._in_flight_bytes >= limits.in_flight_bytes_max:
-            return 0
-        return min(lane.breaker.room(now, len(lane.flying)), limits.in_flight_max - self._in_flight)
-
     def _start_ready(self, lane: Lane, now: float) -> None:
         ready = lane.former.ready
-        while ready and self._room(lane, now) > 0:
+        while ready and self._in_flight.room(lane, now) > 0:
             self._start(lane, ready.popleft())
 
     def _probe(self, lane: Lane, now: float) -> None:
@@ -210,12 +207,13 @@ class Sender:
         if self._on_request and not batch.started:
             self._tell_request(batch, body)
         batch.started = True
-        lane.flying.add(batch)
-        self._in_flight += 1
-        self._in_flight_bytes += batch.size
+        self._in_flight.add(lane, batch)
         try:
             envelope = batch.envelope if self._send_to is None else batch.envelope._replace(url=self._send_to)
-            self._transport.start(Request(envelope, body, batch, self._limits.timeout_s, len(batch.leases)))
+            timeout_s = self._limits.timeout_s
+            if self.end_by < inf:
+                timeout_s = min(timeout_s, max(0.001, self.end_by - self._clock.monotonic()))
+            self._transport.start(Request(envelope, body, batch, timeout_s, len(batch.leases)))
         except BaseException:
             self._salvage(batch)
             raise
@@ -229,7 +227,9 @@ class Sender:
         for listener in list(self._on_request):
             try:
                 listener(batch.envelope, body)
-            except Exception as error:  # noqa: BLE001 - a listener's mistake costs nothing else
+            except KeyboardInterrupt:  # a person's, while close() drives this
+                raise
+            except BaseException as error:  # noqa: BLE001 - a listener's mistake, sys.exit too, costs nothing else
                 self._emit(Trouble("a listener to requests failed", type(error).__name__))
 
     # -- what came back
@@ -238,17 +238,16 @@ class Sender:
         batch: Batch = completion.request.token
         outcome = completion.outcome
         lane = self._lanes.get(batch.envelope.url)
-        if lane is None or batch not in lane.flying:
+        if lane is None or not self._in_flight.remove(lane, batch):
             return
-        lane.flying.remove(batch)
-        self._in_flight -= 1
-        self._in_flight_bytes -= batch.size
         alone = len(batch.leases) == 1
-        failures, took_others = lane.suspect(batch) if blames_event(outcome) else (0, False)
-        history = History(batch.attempts, lane.refusals, failures, took_others)
+        errors, took_others = 0, False
+        if blames_event(outcome):
+            errors, took_others = lane.suspect(batch, answered=isinstance(outcome, Response))
+        history = History(batch.attempts, lane.refusals, errors, took_others)
         verdict = judge(self._policy, outcome, history, alone=alone, now_epoch_s=self._clock.time())
         if isinstance(verdict, Delivered):
-            self._deliver(lane, batch, verdict.status, outcome.elapsed_s)
+            self._deliver(lane, batch, verdict.status, outcome.elapsed_s, now)
         elif isinstance(verdict, RetryLater):
             self._retry(lane, batch, verdict, now)
         elif isinstance(verdict, Hold):
@@ -262,20 +261,17 @@ class Sender:
     def _salvage(self, batch: Batch) -> None:
         """Give back what no answer will come for, or what could not be settled by it."""
         lane = self._lanes[batch.envelope.url]
-        if batch in lane.flying:
-            lane.flying.remove(batch)
-            self._in_flight -= 1
-            self._in_flight_bytes -= batch.size
+        self._in_flight.remove(lane, batch)
         if batch.probe:
             lane.breaker.probe_vanished()
-        self._settlement.release([lease for lease in batch.leases if lease.live], self._delay_s(batch))
+        self._release(lane, [lease for lease in batch.leases if lease.live], self._delay_s(batch))
 
-    def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float) -> None:
+    def _deliver(self, lane: Lane, batch: Batch, status: int, elapsed_s: float, now: float) -> None:
         self._settlement.deliver(batch.leases)
         lane.deliveries += 1
         lane.refusals = 0
         lane.acquit(batch)
-        self._tell(lane, lane.breaker.delivered(backlog=lane.backlog))
+        self._tell(lane, lane.breaker.delivered(now, backlog=lane.backlog, probe=batch.probe))
         self._emit(DeliveredSignal(lane.endpoint, len(batch.leases), status, elapsed_s, batch.attempts))
 
     def _retry(self, lane: Lane, batch: Batch, verdict: RetryLater, now: float) -> None:
@@ -326,8 +322,12 @@ class Sender:
         return self._policy.delay_s(batch.attempts, self._chance())
 
     def _give_back(self, lane: Lane, batch: Batch, reason: str, status: int, delay_s: float) -> None:
-        self._settlement.release(batch.leases, delay_s)
+        self._release(lane, batch.leases, delay_s)
         self._emit(Retrying(lane.endpoint, len(batch.leases), reason, delay_s, status))
+
+    def _release(self, lane: Lane, leases: Sequence[Lease], delay_s: float) -> None:
+        self._settlement.release(leases, delay_s)
+        lane.delayed_until = max(lane.delayed_until, self._clock.monotonic() + delay_s)
 
     def _tell(self, lane: Lane, change: Change | None, detail: str = "") -> None:
         if change is not None:
@@ -378,12 +378,13 @@ class Sender:
         return [] if lane is None else lane.serials()
 
     def _hopeless(self) -> bool:
-        """Whether all that is left waits for an endpoint that is left alone."""
-        for lane in self._lanes.values():
-            idle = lane.breaker.blocked or not (lane.former.held() or self._queue.pending(lane.url))
-            if lane.flying or not idle:
-                return False
-        return self._queue.next_due_s() is None or all(lane.breaker.blocked for lane in self._lanes.values())
+        """Whether all that is left waits for an endpoint that is left alone: also what is out to it, a probe too."""
+        now = self._clock.monotonic()
+        return not any(
+            lane.flying or lane.former.held() or self._queue.pending(lane.url) or lane.delayed_until > now
+            for lane in self._lanes.values()
+            if not lane.breaker.blocked
+        )
 
     def _timeout_s(self, now: float) -> float:
         """Return the seconds until the next deadline of any kind."""
@@ -394,14 +395,14 @@ class Sender:
         for lane in self._lanes.values():
             if lane.breaker.blocked:
                 probe_at = lane.breaker.probe_due_at
-                if probe_at is None or (probe_at <= now and not self._room(lane, now)):
+                if probe_at is None or (probe_at <= now and not self._in_flight.room(lane, now)):
                     continue  # a probe that is due and has no room begins when another request ends
                 if lane.former.held() or self._queue.pending(lane.url):
                     # One that is due could not begin: what is pending is not handed out (half of another's record).
                     at = min(at, probe_at if probe_at > now else now + PROBE_AGAIN_S)
             else:
                 since = lane.former.forming_since
-                if since is not None and self._room(lane, now) > 0:
+                if since is not None and self._in_flight.room(lane, now) > 0:
                     at = min(at, since + self._limits.linger_s)
         return max(0.0, at - now)
 
@@ -413,7 +414,7 @@ class Sender:
             if lane.breaker.blocked:
                 idle_probe = lane.breaker.probe_due_at is not None and not lane.former.held()
                 quotas[lane.url] = 1 if idle_probe and not self._queue.pending(lane.url) else NEVER
-            elif self._room(lane, now) <= len(lane.former.ready):
+            elif self._in_flight.room(lane, now) <= len(lane.former.ready):
                 quotas[lane.url] = NEVER
             else:
                 quotas[lane.url] = max(1, lane.former.missing)
@@ -431,6 +432,5 @@ class Sender:
             leases = lane.former.clear()
             for batch in sorted(lane.flying, key=lambda batch: batch.serial):
                 leases += batch.leases
-            lane.flying.clear()
+                self._in_flight.remove(lane, batch)
             self._settlement.release(leases, 0.0)
-        self._in_flight = self._in_flight_bytes = 0

@@ -10,6 +10,7 @@ answer                          verdict
 413                             TooLarge: a shared batch is halved by bytes; a single event is dead
 400, 422, other 4xx             Rejected: a shared batch is bisected until the bad event stands alone, which is dead
 401, 403, 404, 405, redirects   Hold: the endpoint is misconfigured; probe it, tell somebody, lose nothing
+407                             Hold: the proxy is; no event was ever the reason for it
 a failed certificate check      Hold
 not sent from a test run        Hold
 not on an allow-list            Hold
@@ -20,11 +21,9 @@ Guards, applied by the sender with what it remembers of the lane (:class:`Histor
 * After ``refusals_in_a_row_max`` refusals of single events with no 2xx between, the endpoint itself is suspect (a proxy
   that answers 400 to everything): Hold, and nothing more is buried.
 * A batch that got 5xx ``server_error_max`` times while the endpoint took others is Rejected as ``server_error``:
-  bisected,
-  and alone and still 5xx, dead.
+  bisected, and alone and still 5xx, dead.  Only answers count: no number of missing ones makes a 5xx the last.
 * A batch that failed that often, whatever else was taken, is tried in halves: one event in it may make the endpoint
-  fail
-  or hang.  No answer never kills an event.
+  fail or hang.  No answer never kills an event.
 """
 
 from __future__ import annotations
@@ -37,20 +36,22 @@ from typing import Final, NamedTuple
 
 from ..transports.protocol import Response, TransportError
 
-_HOLD_STATUSES: Final = frozenset({401, 403, 404, 405})
+_HOLD_STATUSES: Final = frozenset({401, 403, 404, 405, 407})
 _LATER_STATUSES: Final = frozenset({408, 425, 429})
 _DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 UNSENT_KINDS: Final = frozenset({"dns", "connect", "tls", "closed", "test_run", "not_allowed"})
 _HOLD_KINDS: Final = {"tls": "certificate", "test_run": "test_run", "not_allowed": "not_allowed"}
 
 
-class Delivered(NamedTuple):
+@dataclass(frozen=True, slots=True)  # and no tuple: verdicts of two kinds are never equal
+class Delivered:
     """The endpoint has it."""
 
     status: int
 
 
-class RetryLater(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RetryLater:
     """Try again; not before ``delay_min_s`` seconds.
 
     ``blames_event``: what was sent may itself be the cause.  ``split``: try its halves, to find out.
@@ -63,20 +64,23 @@ class RetryLater(NamedTuple):
     split: bool = False
 
 
-class Rejected(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rejected:
     """The endpoint works and does not want this body."""
 
     reason: str
     status: int = 0
 
 
-class TooLarge(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TooLarge:
     """The endpoint works and this body is too large for it."""
 
     status: int = 413
 
 
-class Hold(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hold:
     """The endpoint is misconfigured: nothing is lost, nothing is sent but a probe now and then."""
 
     reason: str
@@ -90,13 +94,13 @@ class History(NamedTuple):
     """What the sender remembers when an answer comes in.
 
     ``attempts``: the largest number of claims among the body's events.  ``refusals_in_a_row``: single events of this
-    lane that were refused since its last 2xx.  ``failures``: how often these events got a 5xx or no answer with
-    deliveries of others between any two of these times, this time included; ``took_others``: also before this one.
+    lane that were refused since its last 2xx.  ``server_errors``: how often these events got a 5xx with deliveries of
+    others between any two of their failures, this time included; ``took_others``: also before this one.
     """
 
     attempts: int = 1
     refusals_in_a_row: int = 0
-    failures: int = 0
+    server_errors: int = 0
     took_others: bool = False
 
 
@@ -208,7 +212,7 @@ def judge(
         if history.refusals_in_a_row >= policy.refusals_in_a_row_max:
             return Hold("refuses_everything", status)
         return TooLarge(status) if status == 413 else Rejected(reason, status)
-    if blamed and history.took_others and history.failures >= policy.server_error_max:
+    if blamed and history.took_others and history.server_errors >= policy.server_error_max:
         return Rejected("server_error", status)
     wait_s = parse_retry_after(outcome.retry_after, now_epoch_s=now_epoch_s, cap_s=policy.retry_after_cap_s)
     return RetryLater(reason, wait_s or 0.0, status, blamed, split)

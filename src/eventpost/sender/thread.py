@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 from ..clock import Clock
@@ -230,7 +231,7 @@ class SenderThread:
                     pause(min(poll_s, left_s))
                     poll_s = min(poll_s * 2, POLL_MAX_S)
                 else:
-                    self._drive(min(left_s, POLL_MAX_S))
+                    self._drive(min(left_s, POLL_MAX_S), deadline)
         finally:
             flush.given_up = True
         return flush.done
@@ -246,18 +247,23 @@ class SenderThread:
         stats = self._queue.stats()
         return stats.queued + stats.in_flight > 0
 
-    def _drive(self, timeout_s: float) -> None:
-        """Do a round here: there is no thread and none can be started."""
+    def _drive(self, timeout_s: float, end_by: float) -> None:
+        """Do a round here: there is no thread and none can be started, maybe not for the transport either.
+
+        So the requests that are begun get no longer than until ``end_by``: the caller may be who makes the attempt.
+        """
         if not self._step_lock.acquire(False):
             pause(POLL_FIRST_S)
             return
         try:
             self._started = True
+            self.sender.end_by = end_by
             wanted_s = self.sender.step(self._transport.wait(0.0))
             completions = self._transport.wait(max(0.0, min(timeout_s, wanted_s)))
             if completions:
                 self.sender.step(completions)
         finally:
+            self.sender.end_by = inf
             self._step_lock.release()
 
     def close(self) -> bool:

@@ -4,7 +4,8 @@
 |---|---|---|
 | pycurl is installed | libcurl | hundreds of requests in flight on one thread, HTTP/2 |
 | no pycurl: Alpine, PyPy, free-threaded builds lack a wheel | the pool | it must install there, too |
-| libcurl without lookups beside its transfers | the pool | one lookup that hangs would stop everything |
+| pycurl before 7.48 | the pool | nothing tells of ``Retry-After`` there |
+| libcurl before 8.16, or without lookups of its own threads | the pool | one that hangs would stop everything |
 | no ``select.poll``: Windows | the pool | there ``select`` takes sockets only, and libcurl's wait ends by a pipe, too |
 
 The pool keeps the same contract with fewer requests in flight.
@@ -31,10 +32,10 @@ def build_http_transport(
     The arguments are those of CurlTransport.  Raises FileNotFoundError or ValueError for files that are not there.
     """
     try:
-        from .curl import LOOKUPS_HAVE_DEADLINE, CurlTransport  # noqa: PLC0415 - the extra may not be installed
+        from .curl import CurlTransport  # noqa: PLC0415 - the extra may not be installed, or be too old
     except ImportError:
         return PoolTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
-    if not (LOOKUPS_HAVE_DEADLINE and _can_poll()):
+    if not _can_poll():
         return PoolTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
     return CurlTransport(ca=ca, client_cert=client_cert, client_key=client_key, proxy=proxy)
 

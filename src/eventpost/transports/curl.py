@@ -20,6 +20,12 @@ What libcurl does by itself, and we let it: it repeats a request, silently, on a
 turns out to be dead before a byte of an answer came (the endpoint deduplicates); it skips 1xx; it reads the proxy
 variables.  An answer that ends early is no answer, with one exception: a refusal (4xx, 5xx) is believed from its status
 line, because a server that refuses a large body often resets the connection behind it.
+
+What it does not do by itself: leave a connection that went silent (a balancer or firewall that forgot it).  A timeout
+closes one of HTTP/1.1, and only a stream of HTTP/2, so that every further request would wait on the same dead
+connection; kept ones beside it may be as dead.  So after a timeout, as after a failed lookup, nothing older is
+believed: until that endpoint answers, its name is looked up anew and connections from before are closed instead of
+taken.
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ CONNECTIONS_KEPT_MAX: Final = 512
 UPLOAD_BUFFER_BYTES: Final = 16 * 1024
 NAMES_KEPT_S: Final = 60
 """How long a resolved name is remembered; libcurl's own default."""
-UNRESOLVED_MAX: Final = 1024
+DOUBTED_MAX: Final = 1024
 LOOK_AGAIN_S: Final = 0.25
 LOOK_AGAIN_CROWDED_S: Final = 0.005
 FD_SETSIZE: Final = 1024
@@ -57,10 +63,15 @@ FD_MARGIN: Final = 64
 _POLLIN: Final = 1  # <poll.h>, the same on every system; a patched select module lacks the names
 _POLLOUT: Final = 4
 _BODY_KEPT_BYTES: Final = 16 * 1024
-_FEATURES: Final[int] = pycurl.version_info()[4]
+_LIBCURL, _FEATURES = pycurl.version_info()[2], pycurl.version_info()[4]
 _HAS_HTTP2: Final = bool(_FEATURES & 1 << 16)
-LOOKUPS_HAVE_DEADLINE: Final = bool(_FEATURES & 1 << 7)
-"""Whether this libcurl looks names up beside the transfers (wheels do); without it a lookup stops everything."""
+_LOOKUPS_APART: Final = 1 << 7
+if not (hasattr(pycurl, "RETRY_AFTER") and _LIBCURL >= 0x08_10_00 and _FEATURES & _LOOKUPS_APART):
+    # Before pycurl 7.48 nothing tells of Retry-After without a callback for each header.  Before libcurl 8.16 (8.12 was
+    # tried) a transfer whose time is over waits for its lookup, and everything with it; and a bundle or folder that it
+    # was built with may be trusted beside the one that is named.
+    msg = f"too old for what Eventpost needs: {pycurl.version}; pycurl 7.48 and libcurl 8.16 are not"
+    raise ImportError(msg)
 
 
 class _Slot:
@@ -141,7 +152,9 @@ class CurlTransport:
         self._waiting = False
         self._woken = False
         self._lookup_stuck = False
-        self._unresolved: set[str] = set()
+        self._checks_failed = 0
+        self._doubted: dict[str, float] = {}
+        """When requests to a URL failed without a word, in monotonic seconds; forgotten with its next answer."""
 
     # -- the protocol -----------------------------------------------------------------------------------------------
 
@@ -243,19 +256,12 @@ class CurlTransport:
         set_option(pycurl.FOLLOWLOCATION, 0)
         set_option(pycurl.PATH_AS_IS, 1)
         set_option(pycurl.TCP_KEEPALIVE, 1)
-        if hasattr(pycurl, "MAXLIFETIME_CONN"):  # libcurl 7.80; pycurl may be built on an older one
-            set_option(pycurl.MAXLIFETIME_CONN, CONNECTION_LIFE_S)
-        if hasattr(pycurl, "UPLOAD_BUFFERSIZE"):  # 7.62; each of hundreds of handles holds one, and 64 KiB is no faster
-            set_option(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)
+        set_option(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_BYTES)  # one for each handle, and 64 KiB is no faster
         set_option(pycurl.WRITEFUNCTION, slot.write)
         version = pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1
         set_option(pycurl.HTTP_VERSION, version)
         set_option(pycurl.SSL_VERIFYPEER, 1)
         set_option(pycurl.SSL_VERIFYHOST, 2)
-        path = self._authorities.path
-        if path is not None:
-            set_option(pycurl.CAPATH if self._authorities.is_directory else pycurl.CAINFO, path)
-            set_option(pycurl.PROXY_CAPATH if self._authorities.is_directory else pycurl.PROXY_CAINFO, path)
         if self._client_cert is not None:
             set_option(pycurl.SSLCERT, self._client_cert)
             set_option(pycurl.SSLKEY, self._client_key or self._client_cert)
@@ -267,9 +273,8 @@ class CurlTransport:
         envelope = request.envelope
         verb = envelope.verb
         url = target(envelope, request.body)
-        # libcurl 8.16 and later remember for half a minute that a name could not be resolved: these are asked anew.
-        cache_s = 0 if envelope.url in self._unresolved else NAMES_KEPT_S
-        config = (url, verb, envelope.headers, request.timeout_s, cache_s)
+        names_s, life_s = self._believed_s(envelope.url)
+        config = (url, verb, envelope.headers, request.timeout_s, names_s, life_s, self._checks_failed)
         set_option = slot.curl.setopt
         if slot.config != config:
             slot.config = None
@@ -277,7 +282,12 @@ class CurlTransport:
             pairs = outgoing_headers(envelope.headers)
             lines = [f"{name}: {value}" if value else f"{name};" for name, value in pairs]
             set_option(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*lines, "Expect:")])
-            set_option(pycurl.DNS_CACHE_TIMEOUT, cache_s)
+            set_option(pycurl.DNS_CACHE_TIMEOUT, names_s)
+            set_option(pycurl.MAXLIFETIME_CONN, life_s)
+            path = self._authorities.spelled(self._checks_failed)
+            if path is not None:
+                set_option(pycurl.CAPATH if self._authorities.is_directory else pycurl.CAINFO, path)
+                set_option(pycurl.PROXY_CAPATH if self._authorities.is_directory else pycurl.PROXY_CAINFO, path)
             set_option(pycurl.TIMEOUT_MS, max(1, int(request.timeout_s * 1000)))
             set_option(pycurl.PIPEWAIT, 1 if self._http2 and url[:6].lower() == "https:" else 0)
             slot.curl.unsetopt(pycurl.CUSTOMREQUEST)
@@ -290,6 +300,13 @@ class CurlTransport:
             slot.config = config
         if verb != "GET":
             set_option(pycurl.POSTFIELDS, request.body)
+
+    def _believed_s(self, url: str) -> tuple[int, int]:
+        """Return for how many seconds a name, also one that could not be resolved, and a connection are good."""
+        doubted_at = self._doubted.get(url)
+        if doubted_at is None:
+            return NAMES_KEPT_S, CONNECTION_LIFE_S
+        return 0, min(CONNECTION_LIFE_S, max(1, int(time.monotonic() - doubted_at)))
 
     def _advance(self) -> None:
         multi: Any = self._multi
@@ -333,13 +350,14 @@ class CurlTransport:
                 # libcurl has turned a date into seconds; 0 is no header, or a time that has passed
                 seconds = curl.getinfo(pycurl.RETRY_AFTER)
                 retry_after = str(seconds) if seconds > 0 else None
-            self._unresolved.discard(request.envelope.url)
+            self._doubted.pop(request.envelope.url, None)
             return Response(status, retry_after, b"".join(slot.chunks), elapsed_s)
         if is_lookup_timeout(code, message):
             self._lookup_stuck = True
         kind, text = fault(code, message, self._authorities.remedy())
-        if kind == "dns" and len(self._unresolved) < UNRESOLVED_MAX:
-            self._unresolved.add(request.envelope.url)
+        self._checks_failed += kind == "tls"  # the next one reads the bundle again: it may have been mended
+        if kind in ("dns", "timeout") and len(self._doubted) < DOUBTED_MAX:
+            self._doubted[request.envelope.url] = time.monotonic()
         return TransportError(kind, f"{shown_url(request.envelope.url)}: {text}", elapsed_s)
 
     def _sleep(self, left_s: float) -> None:

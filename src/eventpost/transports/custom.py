@@ -4,7 +4,8 @@ Your dispatcher is handed a LogEvent whose ``params`` is a dict, as the SDK woul
 exception mean "later"; None, which is what the SDK's own protocol returns, and everything else mean delivered.  It
 runs on one daemon thread of its own, never on the sender's, one event after the other.  A call that has not returned
 after the timeout counts as failed, is repeated later, and its thread is replaced: a hung dispatcher costs a thread, not
-the queue.
+the queue.  An event in which it hangs ``CALLS_MAX`` times over is not handed to it again before one of these calls
+returns: else one that makes it hang for ever would take thread after thread until none is left for the others.
 
 That thread is started with the sender's and stays: at the end of the process, where most is still to be sent, Python
 3.12 lets nobody start one.
@@ -17,12 +18,14 @@ import json
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from ..event import LogEvent
+from ..event import Envelope, LogEvent
 from .protocol import Request, Response, Transport, TransportError
 from .threads import Job, ThreadedTransport, Worker
 
-STUCK_MAX: Final = 8
+STUCK_MAX: Final = 24
 """How many threads may hang in a dispatcher at once; beyond that, events wait until one of them returns."""
+CALLS_MAX: Final = 4
+"""How many calls with the same event may hang at once."""
 _DELIVERED: Final = Response(204)
 
 
@@ -51,10 +54,16 @@ class CustomTransport(ThreadedTransport):
             log_event = as_log_event(request)
         except ValueError as error:
             return TransportError("other", f"the body is not an event: {type(error).__name__}")
+        call = (request.envelope, request.body)
+        if self._calls.count(call) >= CALLS_MAX:
+            return TransportError("dispatcher", "dispatch_event has not returned from earlier calls with this event")
+        self._calls.append(call)
         try:
             answer = self.dispatcher.dispatch_event(log_event)
         except BaseException as error:  # noqa: BLE001 - somebody else's code: whatever it raises means "later"
             return TransportError("dispatcher", f"dispatch_event raised {type(error).__name__}")
+        finally:
+            self._calls.remove(call)
         if answer is False:
             return TransportError("dispatcher", "dispatch_event returned False")
         if inspect.isawaitable(answer):
@@ -68,6 +77,10 @@ class CustomTransport(ThreadedTransport):
 
     def _leave(self, worker: Worker) -> None:
         """Nothing is held."""
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._calls: list[tuple[Envelope, bytes]] = []  # this thread's, and those of threads that were replaced
 
     def __repr__(self) -> str:
         kind = self.dispatcher if isinstance(self.dispatcher, type) else type(self.dispatcher)

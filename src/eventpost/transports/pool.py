@@ -35,6 +35,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from ..event import shown_url
 from .outgoing import UnfitRequestError, outgoing_headers, target
@@ -50,6 +51,8 @@ HOSTS_MAX: Final = 4
 """Connections to different hosts that one thread keeps."""
 
 
+_CHECKS_HOST_NAMES_ITSELF: Final = not hasattr(urllib3, "BaseHTTPResponse")  # before urllib3 2
+"""Whether this urllib3 has OpenSSL check no address, and compares names itself where OpenSSL does not."""
 _TLS_ALERTS: Final = ("ALERT_CERTIFICATE", "CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE")
 
 
@@ -65,14 +68,15 @@ class _FinalResponse(http.client.HTTPResponse):
 
 
 class _State:
-    """What one thread holds: its connections by proxy, and the one that it is using.
+    """What one thread holds: its connections by proxy, all with one TLS context, and the one that it is using.
 
     ``query`` is what the connection adds to the request's path: urllib3 logs what it is asked for, and must not know.
     """
 
-    __slots__ = ("connection", "managers", "proxies", "query")
+    __slots__ = ("connection", "context", "managers", "proxies", "query")
 
     def __init__(self) -> None:
+        self.context: ssl.SSLContext | None = None
         self.connection: Any = None
         self.query = ""
         self.proxies: dict[tuple[str, str], str | None] = {}
@@ -86,7 +90,7 @@ class PoolTransport(ThreadedTransport):
     that are not there; a bundle that can't be read is told by each request, as kind "tls".
     """
 
-    inline_is_bounded = True
+    inline_is_bounded = True  # but for a lookup that hangs and an answer that drips: there nobody is left to end it
     is_guarded = True
     """Sends nothing to Optimizely from a test run."""
 
@@ -146,6 +150,7 @@ class PoolTransport(ThreadedTransport):
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
+                enforce_content_length=True,
             )
         except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
             return self._fault(error, shown)
@@ -180,6 +185,7 @@ class PoolTransport(ThreadedTransport):
     def _fault(self, error: Exception, shown: str) -> TransportError:
         kind, message = _told(error)
         if kind == "tls":
+            self._context = None  # the next check reads the bundle again: it may have been mended
             message = f"{message}; {self._authorities.remedy()}"
         return TransportError(kind, f"{shown}: {message}")
 
@@ -194,11 +200,17 @@ class PoolTransport(ThreadedTransport):
         return state.proxies[(scheme, host)]
 
     def _manager(self, state: _State, proxy: str | None, *, secure: bool) -> urllib3.PoolManager:
+        checks = secure or (proxy is not None and proxy.lower().startswith("https:"))
+        if checks and state.context is not (context := self._tls_context()):
+            for old in state.managers.values():
+                old.clear()
+            state.managers.clear()
+            state.context = context
         manager = state.managers.get((proxy, secure))
         if manager is None:
             options: dict[str, Any] = {"num_pools": HOSTS_MAX, "maxsize": 1}
-            if secure or (proxy is not None and proxy.lower().startswith("https:")):
-                options["ssl_context"] = self._tls_context()
+            if checks:
+                options["ssl_context"] = state.context
             if proxy is None:
                 manager = urllib3.PoolManager(**options)
             else:
@@ -216,12 +228,15 @@ class PoolTransport(ThreadedTransport):
 
     def _tls_context(self) -> ssl.SSLContext:
         """Return the one context of all threads; reading a bundle takes tens of milliseconds."""
-        if self._context is None:
-            self._context = self._new_tls_context()
-        return self._context
+        context = self._context
+        if context is None:  # another thread may be at it, too: the last one's is everybody's from the next request on
+            context = self._context = self._new_tls_context()
+        return context
 
     def _new_tls_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name, and trusts nobody yet
+        if _CHECKS_HOST_NAMES_ITSELF:
+            context.check_hostname = False
         path = self._authorities.path
         if path is not None:
             context.load_verify_locations(**{"capath" if self._authorities.is_directory else "cafile": path})
@@ -290,7 +305,7 @@ def _told(error: BaseException) -> tuple[FaultKind, str]:
     def first(*kinds: type[BaseException]) -> BaseException | None:
         return next((link for link in chain if isinstance(link, kinds)), None)
 
-    if (certificate := first(ssl.SSLCertVerificationError, ssl.CertificateError)) is not None:
+    if (certificate := first(ssl.SSLCertVerificationError, ssl.CertificateError, CertificateError)) is not None:
         why = getattr(certificate, "verify_message", "") or "the certificate does not match the host"
         return "tls", f"certificate check failed: {why}"
     if (handshake := first(ssl.SSLError) or first(SSLError)) is not None and first(ssl.SSLEOFError) is None:

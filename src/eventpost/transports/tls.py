@@ -42,6 +42,13 @@ class Authorities:
         """Whether ``path`` is a directory of certificates named by hash (``c_rehash``) and not a bundle."""
         return self.path is not None and os.path.isdir(self.path)
 
+    def spelled(self, turn: int) -> str | None:
+        """Return the path, at every other turn in other words: libcurl keeps for a day what it read under a name."""
+        if self.path is None or self.is_directory or not turn % 2:
+            return self.path
+        folder, name = os.path.split(self.path)
+        return os.path.join(folder or os.curdir, os.curdir, name)
+
     def remedy(self) -> str:
         """Return what to do when a certificate is not trusted, naming the file that was believed."""
         if self.path is None:

@@ -28,6 +28,8 @@ from .signals import (
 
 EVERY_S: Final = 60.0
 KINDS_MAX: Final = 1000
+STATUS_EXPECTED: Final = 204
+UNEXPECTED_EVERY_S: Final = 3600.0
 
 
 class LogObserver:
@@ -45,6 +47,8 @@ class LogObserver:
         """Log the signal."""
         match signal:
             case Delivered() | Retrying():
+                if isinstance(signal, Delivered) and signal.status != STATUS_EXPECTED:
+                    self._unexpected(signal)
                 if self._log.isEnabledFor(logging.DEBUG):
                     self._log.debug("eventpost: %r", signal)
             case Refused(reason, events, detail):
@@ -87,13 +91,21 @@ class LogObserver:
             self._kinds.pop(("open " + where, signal.reason), None)
             self._log.info("eventpost: %s takes events again", where)
 
+    def _unexpected(self, signal: Delivered) -> None:
+        """Say that it was another 2xx: delivered, if it was the endpoint that answered, and no proxy before it."""
+        where = shown_url(signal.lane)
+        count = self._due("taken by " + where, str(signal.status), signal.events, UNEXPECTED_EVERY_S)
+        if count:
+            text = "eventpost: %s took %d events with status %d, where %d is expected: they count as delivered"
+            self._log.warning(text, where, count, signal.status, STATUS_EXPECTED)
+
     def _loss(self, what: str, reason: str, events: int, detail: str) -> None:
         count = self._due(what, reason, events)
         if count:
             noun = "event" if count == 1 else "events"
             self._log.warning("eventpost: %d %s %s (%s)%s", count, noun, what, reason, f": {detail}" if detail else "")
 
-    def _due(self, what: str, reason: str, events: int) -> int:
+    def _due(self, what: str, reason: str, events: int, every_s: float | None = None) -> int:
         """Return how many events a line should speak of; 0: no line now."""
         now = self._clock.monotonic()
         if len(self._kinds) > KINDS_MAX:
@@ -103,7 +115,7 @@ class LogObserver:
         if now < kind[0]:
             return 0
         count = int(kind[1])
-        kind[:] = [now + self._every_s, 0]
+        kind[:] = [now + (self._every_s if every_s is None else every_s), 0]
         return count
 
 

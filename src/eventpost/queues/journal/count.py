@@ -209,8 +209,8 @@ class Count:
                         if thorough:
                             continue
                         break
-                    if totals.fold(self.folder, writer.path, writer.count, found, retry=writer.header.retry):
-                        self.forget_own(writer.name)
+                    folded = totals.fold(self.folder, writer.path, writer.count, found, retry=writer.header.retry)
+                    if folded and self.forget_own(writer.name):  # else a signal handler's put did it meanwhile
                         self.claims.absorb(writer.name, found)
 
     def reap_own_dead(self) -> None:

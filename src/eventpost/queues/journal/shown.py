@@ -2,7 +2,7 @@
 
 What lies in a journal was written by others and never checked but for being a batch: nothing here trusts its shape.
 URLs are shown without user, password and query.  Unless ``visitor_ids`` is true, visitor and session ids are masked in
-payloads, secrets in headers, and both in what an endpoint quotes of them in its answer.
+payloads, wherever a payload repeats them, secrets in headers, and both in what an endpoint quotes in its answer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ QUOTED_MIN: Final = 3
 PLAIN_HEADERS: Final = frozenset({"accept", "content-type", "content-encoding", "user-agent"})
 """Headers that hold no secret; what others hold is nobody's business."""
 _DEPTH_MAX: Final = 100
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number of things for people."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def moment(at_s: float) -> str:
@@ -98,15 +103,37 @@ def payload(event: Event, *, visitor_ids: bool) -> Any:
     value = parsed(event)
     if value is None:
         return f"<{len(event.payload)} bytes that are no JSON; --visitor-ids shows them>"
-    return _masked(value)
+    return _masked(value, sorted(_ids(value), key=len, reverse=True))
 
 
-def _masked(value: Any) -> Any:
+def _ids(value: Any) -> set[str]:
+    """Return the visitor and session ids in a payload that are long enough to mean somebody."""
+    found: set[str] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            found |= {str(inner) for key, inner in one.items() if key in MASKED and isinstance(inner, (str, int))}
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+    return {one for one in found if len(one) >= QUOTED_MIN}
+
+
+def _masked(value: Any, ids: list[str]) -> Any:
+    """Return a payload without its ids, which attributes and tags may repeat; what names things, not people, stays."""
     if isinstance(value, dict):
-        return {key: MASK if key in MASKED else _masked(inner) for key, inner in value.items()}
+        return {
+            key: MASK if key in MASKED else inner if key in NAMES and isinstance(inner, str) else _masked(inner, ids)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_masked(inner) for inner in value]
-    return value
+        return [_masked(inner, ids) for inner in value]
+    if isinstance(value, str):
+        for one in ids:
+            value = value.replace(one, MASK)
+        return value
+    return MASK if type(value) is int and str(value) in ids else value
 
 
 def answer(letter: DeadLetter, *, visitor_ids: bool) -> str:
@@ -180,9 +207,9 @@ def needs_a_person(status: FolderStatus) -> list[str]:
     """Return what in a folder does not mend itself."""
     lines = list(status.trouble)
     if status.newer:
-        lines.append(f"{status.newer} segments are of a newer format: left alone; a newer release delivers them")
+        lines.append(f"{count(status.newer, 'segment')} of a newer format: left alone; a newer release delivers them")
     if status.bad:
-        lines.append(f"{status.bad} damaged places were set aside in {status.path}/bad: look at them, then remove them")
+        lines.append(f"{count(status.bad, 'damaged place')} set aside in {status.path}/bad: look at it, then remove it")
     if not status.closes:
         lines.append("the sum does not close: run `eventpost verify`")
     return lines
