@@ -142,7 +142,7 @@ class TestTools:
     @pytest.mark.parametrize("version", KUBERNETES)
     @pytest.mark.parametrize("name", objects())
     def test_kubernetes(self, name, version):
-        """Kubernetes' schemas take each object and know each field: of the oldest that the sidecar needs, of a new one."""
+        """The schemas take each object and know each field: of the oldest release that the sidecar needs, of a new one."""
         import kubernetes_validate
 
         kubernetes_validate.validate(objects()[name], version, strict=True)
