@@ -142,7 +142,7 @@ class TestTools:
     @pytest.mark.parametrize("version", KUBERNETES)
     @pytest.mark.parametrize("name", objects())
     def test_kubernetes(self, name, version):
-        """The schemas take each object and know each field: of the oldest release that the sidecar needs, of a new one."""
+        """The schemas of the oldest release that the sidecar needs, and of a new one, take each object."""
         import kubernetes_validate
 
         kubernetes_validate.validate(objects()[name], version, strict=True)
