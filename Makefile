@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CODE   := src tests examples bench proof
+CODE   := src tests examples bench proof deploy
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-interop check format lint types layers docs bench soak clean

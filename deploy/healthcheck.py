@@ -1,8 +1,9 @@
 """Ask the relay beside this process for ``/livez``, or the path given; exit code 0: it answered 200.
 
-For images without curl.  Where the relay listens is read as the relay reads it, from file and environment, so in an image
-settings belong there and not among the flags.  The certificate is not checked: this asks whether the process answers,
-at an address that no certificate names.  Where every client must show one of its own, a connection is all that is asked.
+For images without curl.  Where the relay listens is read as the relay reads it, from file and environment, so in an
+image settings belong there and not among the flags.  The certificate is not checked: this asks whether the process
+answers, at an address that no certificate names.  Where every client must show a certificate of its own, a connection
+is all that is asked for.
 """
 
 from __future__ import annotations

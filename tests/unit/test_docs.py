@@ -19,7 +19,7 @@ from support import missing
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "eventpost"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").glob("*.md"))]
 TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 ROW = {"figures": {}, "took_s": 1, "date": "", "python": "", "optimizely-sdk": "", "system": ""}
 LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
