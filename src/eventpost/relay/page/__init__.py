@@ -2,7 +2,7 @@ r"""The page: a window for an engineer on call, and the few things that can be d
 
 ::
 
-    state.json  ->  figures (one sum, endpoints, a verdict)  \
+    state.json  ->  verdict (one sum, endpoints, a verdict)  \
     the folders ->  events (live tail), letters (dead)        >  live  ->  server-sent events  ->  static/*.js
     run_dir     ->  jobs (retry, discard)                    /
 

@@ -7,6 +7,7 @@ every installation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -25,9 +26,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ... import __version__
-from ...event import shown_url
+from ...event import Event
 from ...queues.journal.inspect import open_folder
-from ...queues.journal.shown import headers, letter_as_dict, payload
+from ...queues.journal.shown import answer, headers, letter_as_dict, payload
 from .. import answers
 from ..access import Access, Headers, Rate
 from ..answers import ASGIApp, Denied, Receive, Scope, Send
@@ -35,7 +36,7 @@ from .events import EventsTail
 from .jobs import RETRY_PER_S, Action, Busy, Jobs
 from .letters import Choice, Letters
 from .live import Live, Window
-from .rows import Filter, event_row, letter_row
+from .rows import Filter, event_row, indented, letter_row
 from .safety import Sessions, foreign, root_of, shared_key, with_headers
 
 HERE: Final = Path(__file__).parent
@@ -156,15 +157,15 @@ class _Page:
         shown = {b"authorization": b"Bearer " + form.get("token", "").strip().encode()}
         if self._access.page_denied({**_headers(request), **shown}) is not None:
             return self._page("login.html", request.scope, status=401, said="This is not a token for the page.")
-        answer = RedirectResponse(root_of(request.scope) + "/", 303)
-        answer.headers.append("set-cookie", self._cookie(request, self._sessions.make("login")))
-        return answer
+        moved = RedirectResponse(root_of(request.scope) + "/", 303)
+        moved.headers.append("set-cookie", self._cookie(request, self._sessions.make("login")))
+        return moved
 
     async def _logout(self, request: Request) -> Response:
         self._check_forged(request, (await _form(request)).get("csrf", ""))
-        answer = RedirectResponse(root_of(request.scope) + "/", 303)
-        answer.headers.append("set-cookie", self._cookie(request, ""))
-        return answer
+        moved = RedirectResponse(root_of(request.scope) + "/", 303)
+        moved.headers.append("set-cookie", self._cookie(request, ""))
+        return moved
 
     # -- what can be seen
 
@@ -184,10 +185,8 @@ class _Page:
         event = seen.event
         died = self._letters.origins.get(id_)
         return _json({
-            **event_row(event, visitor_ids=self._visitor_ids),
+            **event_row(event, visitor_ids=self._visitor_ids), **self._request_of(event),
             "id": id_, "at": seen.at_s, "state": seen.state, **({} if died is None else died.as_row()),
-            "verb": event.envelope.verb, "headers": headers(event, visitor_ids=self._visitor_ids),
-            "shared": event.envelope.shared, "payload": payload(event, visitor_ids=self._visitor_ids),
         })  # fmt: skip
 
     async def _list(self, request: Request) -> Response:
@@ -206,10 +205,16 @@ class _Page:
             letter = await run_in_threadpool(self._letters.find, id_)
         except KeyError:
             raise _Refusal(404, "gone", "it was retried or discarded, or has expired") from None
-        whole = letter_as_dict(letter, visitor_ids=self._visitor_ids, with_payload=True)
-        journal = int(id_.partition("/")[0])
-        row = letter_row(letter, journal, visitor_ids=self._visitor_ids)
-        return _json({**whole, **row, "answer": whole["answer"], "endpoint": shown_url(letter.event.lane)})
+        row = letter_row(letter, int(id_.partition("/")[0]), visitor_ids=self._visitor_ids)
+        said = {"answer": indented(answer(letter, visitor_ids=self._visitor_ids))}
+        return _json(row | said | self._request_of(letter.event))
+
+    def _request_of(self, event: Event) -> dict[str, Any]:
+        """Return what an endpoint is sent."""
+        return {
+            "verb": event.envelope.verb, "headers": headers(event, visitor_ids=self._visitor_ids),
+            "shared": event.envelope.shared, "payload": indented(payload(event, visitor_ids=self._visitor_ids)),
+        }  # fmt: skip
 
     # -- what can be done
 
@@ -258,7 +263,7 @@ class _Page:
         self._exports += 1
         parts: Iterator[bytes] = (
             b"".join(
-                orjson.dumps(letter_as_dict(one, visitor_ids=self._visitor_ids, with_payload=True)) + b"\n"
+                json.dumps(letter_as_dict(one, visitor_ids=self._visitor_ids, with_payload=True)).encode() + b"\n"
                 for one in letters
             )
             for _, letters in self._letters.chosen(choice)

@@ -22,7 +22,7 @@ from ...queues.journal.folder import Folder
 from .events import Died, Place
 from .rows import Filter, Row, letter_row
 
-LIST_ROWS: Final = 50
+LIST_ROWS: Final = 20
 ORIGINS_MAX: Final = 2000
 BREATH_S: Final = 0.002
 IDS_MAX: Final = 5000

@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from ..state import read_state
-from . import figures
+from . import verdict
 from .events import EventsTail, News
 from .jobs import Jobs
 from .letters import Letters
@@ -67,7 +67,7 @@ class Window:
         """Look at everything once."""
         now = time()
         state = read_state(self._run_dir)
-        total = None if state is None else figures.ledger(state)
+        total = None if state is None else verdict.ledger(state)
         turned_away = self._turned_away({} if total is None else total["refused"])
         if total is None or total["closes"]:
             self._unclosed_at = None
@@ -77,14 +77,15 @@ class Window:
         self._count_letters(None if total is None else total["dead"])
         look = {
             "at": now,
-            "verdict": figures.verdict(state, now, unclosed_s=unclosed_s, turned_away=turned_away),
-            "ledger": None if total is None else total | {"closes": unclosed_s <= figures.UNCLOSED_S},
+            "verdict": verdict.verdict(state, now, unclosed_s=unclosed_s, turned_away=turned_away),
+            "ledger": None if total is None else total | {"closes": unclosed_s <= verdict.UNCLOSED_S},
             "dead": {"by_reason": self._by_reason, "total": sum(self._by_reason.values())},
             "job": self._jobs.note(),
         }
         if state is not None:
             look |= {name: state.get(name) or [] for name in ("series", "workers", "journals", "happened")}
-            look |= {"endpoints": figures.endpoints(state), "started_at": state.get("started_at")}
+            look |= {"endpoints": verdict.endpoints(state), "started_at": state.get("started_at")}
+            look["written_at"] = state["at"]
         return look, self._tail.look(self._letters.origins)
 
     def rows(self) -> list[Row]:
@@ -155,8 +156,9 @@ class Live:
                 if told is None:
                     return
                 look, news = told
-                parts = self._news(reader, look, news)
-                if not reader.after:
+                if reader.after:
+                    parts = self._news(reader, look, news)
+                else:
                     parts = self._whole(reader, look, await self._in_thread(self._window.rows))
                 for part in parts:
                     yield part

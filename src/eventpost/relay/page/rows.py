@@ -6,7 +6,9 @@ writing, and an end.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ...event import Event, shown_url
@@ -23,8 +25,18 @@ Row = dict[str, Any]
 
 def one_line(text: object, chars_max: int = CHARS_MAX) -> str:
     """Return a text fit for one line."""
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)[: chars_max + 1])
+    shown = str(text)[: chars_max + 1]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
     return shown if len(shown) <= chars_max else shown[:chars_max] + "…"
+
+
+def indented(payload: Any) -> str:
+    """Return a payload as people read it, made here: a browser's numbers end at 53 bits."""
+    text = payload if isinstance(payload, str) else json.dumps(payload)
+    with suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _names(found: Iterable[object]) -> str:

@@ -88,7 +88,7 @@ def foreign(headers: Headers, hosts: frozenset[str]) -> str | None:
     if site is not None:
         return None if site == b"same-origin" else f"the browser says that it is {site.decode('latin-1')[:20]}"
     authority = (origin or b"").lower().partition(b"://")[2]
-    if authority == headers.get(b"host", b"").lower() or host_of(authority) in hosts:
+    if authority and (authority == headers.get(b"host", b"").lower() or host_of(authority) in hosts):
         return None
     return "its Origin is not the Host that was asked for; behind a proxy list the page's name: the setting `host`"
 

@@ -14,10 +14,10 @@ const [AT, ACCEPTED, DELIVERED, QUEUED, P50, P99] = [0, 1, 2, 3, 4, 5]; // a row
 let rows = [];
 let minutes = 2;
 
-/** The next round number above a value: 1, 2 or 5 times a power of ten. */
+/** The next round number that is not below a value. */
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
 class Chart {
@@ -27,11 +27,11 @@ class Chart {
     this.values = lines.map(() => el("b", {}, "–"));
     this.when = el("small", {}, "");
     this.unit = unit;
-    this.axis = ["", "", "", "now"].map((text) => el("span", {}, text)); // not in the drawing, which is stretched
+    this.axis = ["", "", "", "now", ""].map((text) => el("span", {}, text)); // not in the drawing, which is stretched
     this.plot = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: "0" });
     this.figure.append(
       el("figcaption", {}, title, this.when),
-      el("div", { class: "legend" }, ...lines.map((line, index) => el("div", { data: { line: index } }, this.values[index], el("span", {}, line.name)))),
+      el("div", { class: "legend" }, ...lines.map((line, index) => el("div", { data: { line: index } }, el("span", {}, line.name), this.values[index]))),
       el("div", { class: "plot" }, this.plot, el("div", { class: "axes", "aria-hidden": "true" }, ...this.axis)),
     );
     this.plot.addEventListener("pointermove", (event) => {
@@ -91,17 +91,18 @@ class Chart {
     const row = this.at === null ? shown[shown.length - 1] : shown.find((one) => one[AT] >= this.at);
     if (this.at !== null && row) parts.push(svg("line", { class: "cursor", x1: x(row[AT]), x2: x(row[AT]), y1: TOP, y2: y(0), "vector-effect": "non-scaling-stroke" }));
     this.plot.replaceChildren(...parts);
-    this.label(top);
+    this.label(top, shown.every((one) => this.lines.every((line) => one[line.column] === null)));
     this.lines.forEach((line, index) => say(this.values[index], row ? this.format(row[line.column]) : "–"));
     say(this.when, this.at !== null && row ? clock(row[AT]) : this.unit);
     const told = this.lines.map((line) => `${line.name} ${row ? this.format(row[line.column]) : "none"}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}: ${told}; up to ${this.format(most)} in the last ${minutes} minutes. Arrow keys read a second.`);
   }
 
-  label(top) {
+  label(top, isEmpty) {
     say(this.axis[0], this.format(top));
     say(this.axis[1], this.format(top / 2));
     say(this.axis[2], `${minutes} min ago`);
+    say(this.axis[4], isEmpty ? `nothing in these ${minutes} minutes` : "");
   }
 }
 

@@ -1,12 +1,12 @@
 // Each endpoint: how its breaker stands, why, since when, and when it is tried next.
 
 import { $, el, reconcile, say } from "./dom.js";
-import { age, count, latency, moment } from "./format.js";
+import { age, count, latency, when } from "./format.js";
 import { now, on } from "./live.js";
 
 const STATES = {
   closed: ["good", "✓ Takes events"],
-  open: ["watch", "⏸ Left alone"],
+  open: ["watch", "‖ Left alone"],
   half_open: ["watch", "… Being tried"],
   held: ["bad", "! Needs a look"],
 };
@@ -26,7 +26,7 @@ function make() {
 
 function why(one) {
   if (!one.breaker) return "";
-  const since = `since ${moment(one.since)} (${age(now() - one.since)})`;
+  const since = `since ${when(one.since)} (${age(now() - one.since)})`;
   if (one.breaker === "closed") return one.answered_at ? `last answer ${one.status}, ${age(now() - one.answered_at)} ago` : since;
   const left = one.retry_in_s === null ? null : Math.max(0, one.retry_in_s - (Date.now() - toldAt) / 1000);
   const probe = left === null ? "a probe is under way" : left < 1 ? "next probe now" : `next probe in ${age(left)}`;

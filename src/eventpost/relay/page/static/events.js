@@ -7,6 +7,7 @@ import { facts, open as openPanel, pre } from "./panel.js";
 import { openLetter } from "./letters.js";
 
 const ROWS_MAX = 200;
+const FRESH_MAX = 5;
 const TYPING_MS = 250;
 export const STATES = {
   queued: ["info", "Queued"],
@@ -80,7 +81,7 @@ on("events", ({ reset, rows: fresh, changed, passed_over: passedOver }) => {
     const known = new Set(reset ? [] : rows.map((row) => row.id));
     const added = fresh.filter((row) => !known.has(row.id)).reverse();
     rows = [...added, ...(reset ? [] : rows)];
-    if (!reset) for (const row of added) row.isFresh = true;
+    if (!reset && added.length <= FRESH_MAX) for (const row of added) row.isFresh = true; // a storm need not flicker
   }
   for (const row of changed) {
     const mine = rows.find((one) => one.id === row.id);

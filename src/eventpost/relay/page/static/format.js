@@ -2,7 +2,7 @@
 
 const whole = new Intl.NumberFormat("en-US");
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 
 export const count = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
@@ -41,4 +41,7 @@ export function bytes(value) {
 
 export const clock = (epoch) => time.format(epoch * 1000);
 export const moment = (epoch) => day.format(epoch * 1000);
+
+/** A moment, without its day if that is today. */
+export const when = (epoch) => (new Date(epoch * 1000).toDateString() === new Date().toDateString() ? clock(epoch) : moment(epoch));
 export const byReason = (counts) => Object.entries(counts).filter(([, value]) => value).sort(([a], [b]) => (a < b ? -1 : 1)).map(([reason, value]) => `${reason} ${count(value)}`).join(", ");

@@ -4,6 +4,8 @@ import { $, el, reconcile, say } from "./dom.js";
 import { age, byReason, count } from "./format.js";
 import { on } from "./live.js";
 
+const WANTED = new Set(["dead_discarded", "purged"]); // what somebody asked for is no loss
+const OLD_S = 3;
 const WORDS = { watch: "Look", bad: "Act" };
 
 function term(name, value, { level = "", sub = "" } = {}) {
@@ -27,7 +29,7 @@ function showVerdict(verdict) {
   );
 }
 
-on("state", ({ verdict, ledger }) => {
+on("state", ({ at, written_at: writtenAt, verdict, ledger }) => {
   showVerdict(verdict);
   const closes = $("closes");
   if (!ledger) {
@@ -37,16 +39,16 @@ on("state", ({ verdict, ledger }) => {
   }
   const dropped = Object.values(ledger.dropped).reduce((sum, value) => sum + value, 0);
   const known = ledger.in_flight !== null;
-  const oldest = ledger.oldest_age_s === null ? "nothing waits" : `oldest ${age(ledger.oldest_age_s)}`;
+  const oldest = ledger.oldest_age_s === null ? "nothing waits" : `the oldest for ${age(ledger.oldest_age_s)}`;
   term("accepted", ledger.accepted);
   term("delivered", ledger.delivered, { sub: ledger.accepted ? `${((100 * ledger.delivered) / ledger.accepted).toFixed(ledger.delivered === ledger.accepted ? 0 : 2)} %` : "" });
   term("queued", ledger.queued, { sub: oldest });
-  term("in_flight", ledger.in_flight, { sub: known ? "requests are out" : "counted as queued" });
+  term("in_flight", ledger.in_flight, { sub: !known ? "counted as queued" : ledger.in_flight ? "requests are out" : "" });
   term("dead", ledger.dead, { level: "watch", sub: ledger.dead ? "wait for a decision" : "" });
-  term("dropped", dropped, { level: "bad", sub: byReason(ledger.dropped) });
+  term("dropped", dropped, { level: Object.entries(ledger.dropped).some(([reason, value]) => value && !WANTED.has(reason)) ? "bad" : "", sub: byReason(ledger.dropped) });
   closes.dataset.level = ledger.closes ? "good" : "bad";
   say(closes, ledger.closes ? "✓ The sum closes" : "✕ The sum does not close");
+  say($("written"), at - writtenAt > OLD_S ? `counted ${age(at - writtenAt)} ago` : "");
   const refused = Object.values(ledger.refused).reduce((sum, value) => sum + value, 0);
   $("refused").replaceChildren(el("b", {}, `${count(refused)} refused`), refused ? ` at the door, not in the sum: ${byReason(ledger.refused)}` : " at the door");
-  $("oldest").replaceChildren("Oldest waiting: ", el("b", {}, ledger.oldest_age_s === null ? "none" : age(ledger.oldest_age_s)));
 });

@@ -6,6 +6,7 @@ import { attempt, download, get, now, on, perSecond, post } from "./live.js";
 import { close, facts, open as openPanel, pre } from "./panel.js";
 
 const TYPING_MS = 250;
+const LIST_ROWS = 20; // what one answer holds
 const ASK_FROM = 20;
 const DONE = { retry: "put back into the queue", discard: "discarded" };
 let rows = [];
@@ -37,7 +38,7 @@ function make(row) {
     { role: "row", on: { click: (event) => !event.target.closest("td:first-child") && openLetter(row.id) } },
     el("td", { role: "cell" }, el("label", { class: "tick" }, tick)),
     el("td", { role: "cell", class: "soft" }),
-    el("td", { role: "cell", class: "mark" }, el("span", { class: "chip", data: { level: "bad" } }, row.status ? `${row.reason} · ${row.status}` : row.reason)),
+    el("td", { role: "cell", class: "mark" }, el("span", { class: "chip", data: { level: "bad" } }, row.status && !row.reason.includes(row.status) ? `${row.reason} · ${row.status}` : row.reason)),
     el(
       "td",
       { role: "cell", class: "main" },
@@ -120,7 +121,7 @@ on("dead", (dead) => {
   total = dead.total;
   if (reason && !byReason[reason]) reason = "";
   draw();
-  if (rows.length <= 50 || !total) load(); // further down the list it stays as it is being read
+  if (rows.length <= LIST_ROWS || !total) load(); // further down the list it stays as it is being read
 });
 
 /** Retry or discard, after asking where that is much or cannot be undone. */

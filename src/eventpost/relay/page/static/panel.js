@@ -30,17 +30,9 @@ export function facts(pairs) {
   return el("dl", { class: "facts" }, ...there.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 
-/** A value as indented JSON, or a text as it is, with a button that copies it. */
+/** A text as it is, or a value as indented JSON, with a button that copies it. */
 export function pre(title, value) {
-  let text = value;
-  if (typeof value !== "string") text = JSON.stringify(value, null, 2);
-  else {
-    try {
-      text = JSON.stringify(JSON.parse(value), null, 2);
-    } catch {
-      // no JSON: shown as it is
-    }
-  }
+  const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
   const copy = el("button", { class: "button quiet", type: "button" }, "Copy");
   copy.addEventListener("click", async () => {
     try {

@@ -18,7 +18,7 @@ const WHAT = {
 function told(row) {
   const events = row.events ? `${plural(row.events, "event")}, ` : "";
   const reason = row.what === "closed" ? "" : row.reason;
-  return [[events + reason, row.where].filter(Boolean).join(" · "), row.detail].filter(Boolean).join(": ") + (row.times > 1 ? ` (${count(row.times)} times)` : "");
+  return [[events + reason, row.where].filter(Boolean).join(" · "), row.detail].filter(Boolean).join(": ") + (row.times > 1 && row.times !== row.events ? ` (${count(row.times)} times)` : "");
 }
 
 function showHappened(rows) {

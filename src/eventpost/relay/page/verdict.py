@@ -71,7 +71,11 @@ def endpoints(state: State) -> list[dict[str, Any]]:
 
 
 def verdict(
-    state: State | None, now: float, *, unclosed_s: float = 0.0, turned_away: Mapping[str, int] | None = None
+    state: State | None,
+    now: float,
+    *,
+    unclosed_s: float = 0.0,
+    turned_away: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return ``level``, ``headline`` and ``reasons``, each with its level, text and the part of the page it is about.
 
@@ -81,7 +85,7 @@ def verdict(
     if state is None:
         return _said("bad", "No figures yet", [_bad("The relay's main process has not written any.", "ledger")])
     age_s = now - state["at"]
-    if age_s > STALE_S:
+    if age_s > STALE_S + float(state.get("next_s") or 0.0):
         text = f"The relay's main process has written nothing for {age_s:.0f} s. What stands below is of then."
         return _said("bad", "No news", [_bad(text, "ledger")])
     total = ledger(state)
@@ -89,9 +93,9 @@ def verdict(
     if not total["closes"] and unclosed_s > UNCLOSED_S:
         reasons.insert(0, _bad("The sum does not close: run `eventpost verify` on the journal.", "ledger"))
     reasons += _to_look_at(state, total)
-    bad = [one for one in reasons if one["level"] == "bad"]
-    if bad:
-        return _said("bad", str(bad[0]["headline"]), reasons)
+    reasons.sort(key=lambda one: one["level"] != "bad")
+    if reasons and reasons[0]["level"] == "bad":
+        return _said("bad", reasons[0]["headline"], reasons)
     return _said("watch" if reasons else "good", "Nothing is being lost", reasons)
 
 
