@@ -17,10 +17,12 @@ PARTS: dict[str, str] = {
     "endpoints": "every fault of an endpoint, against both transports",
     "fuzz": "mutated segments, Retry-After headers and log events, a million each",
     "kills": "real processes with the real SDK, SIGKILL and SIGSTOP at random moments",
+    "freeze": "senders that are stopped for a minute with requests in flight, and all their connections dead",
     "versions": "the crash tests under each Python that is here",
     "simulation": "one seed, the whole system: processes, forks, crashes, clocks and endpoints, on a model of a disk",
     "power": "power loss: a disk that forgets what was not synced, at any moment; lost at fsync: 0",
     "chaos": "a constant rate while endpoint, writers and senders fail; the sum each second; nothing grows",
+    "mutation": "the code made wrong in one place at a time: a test notices, or it is explained",
 }
 """Name on the command line: what it does.  The module has the same name."""
 

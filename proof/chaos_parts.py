@@ -74,6 +74,10 @@ class Endpoint:
             self._collector = self._start(self._port)
         self.mode = mode
 
+    def reset_connections(self) -> None:
+        """End all open connections at once."""
+        self._collector.reset_connections()
+
     def close(self) -> None:
         """End."""
         self._collector.close()

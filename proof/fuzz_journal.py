@@ -8,7 +8,8 @@ The oracle: every reader ends, and raises nothing but what it documents.  What i
 unless a checksum was forged (told by a frame that holds and was never written).  Every event has one fate: handed out
 once, settled before, or counted as damaged; when what was handed out is settled, the outcomes add up to the count that
 goes into the folder's sum.  One input in a few hundred lies in a real folder and is adopted by a real JournalQueue,
-whose sum, and the folder's, must close.
+whose sum, and the folder's, must close.  At the end a bit of every byte of the seeds is flipped, and each is cut at
+every length.
 """
 
 # ruff: noqa: D102 - the methods of a stand-in are those of what it stands for
@@ -32,6 +33,8 @@ from .fuzz_segments import NAME, Seed, forge, make_seeds, mutate
 REAL_OF = 500
 """One in so many inputs is adopted by a real queue."""
 READS_MAX = 5_000
+FULL_INPUTS_MIN = 100_000
+PADDING_STEP = 64
 ELSEWHERE = (fmt.Outcome.DEAD, fmt.Outcome.RETRIED)
 
 
@@ -99,7 +102,7 @@ class JournalTarget:
     name = "journal"
     must_meet = (
         "header refused", "newer format", "events handed out", "whole", "damaged events", "torn tail", "settled before",
-        "forged", "letters", "a real folder",
+        "forged", "letters", "a real folder", "bytes flipped, and lengths cut",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -261,8 +264,20 @@ class JournalTarget:
         shutil.rmtree(path)
 
     def finish(self, inputs: int) -> None:
-        """Nothing is left to do."""
-        del inputs
+        """Flip a bit of every byte, and cut at every length: of each seed; in a short run, of a part of one."""
+        full = inputs >= FULL_INPUTS_MIN
+        for seed in self._seeds if full else self._seeds[:1]:
+            for at in range(len(seed.data)):
+                if not full and not seed.data[at] and at % PADDING_STEP:
+                    continue  # most of it is padding
+                flipped = bytearray(seed.data)
+                flipped[at] ^= 1 << at % 8
+                try:
+                    self.check(bytes(flipped))
+                    self.check(seed.data[:at])
+                except Exception as error:
+                    raise AssertionError(f"a bit flipped at byte {at}, or cut there: {error!r}") from error
+                self.met["bytes flipped, and lengths cut"] += 1
 
 
 def closes(stats: Any) -> bool:

@@ -205,6 +205,10 @@ class SimTransport:
     def start(self, request: Request) -> None:
         """Let the network answer it."""
         events = self.network.events_of(request.envelope, request.body)
+        under_way = {one.uuid for *_, others in self.waiting for one in others}
+        for one in events:
+            if one.uuid in under_way and not one.excused:
+                raise Violation(f"{one.uuid} is in two requests of one process at once")
         self.owner.sending(events)
         self.serial += 1
         latency_s, outcome = self.network.answer(self.owner.name, request, events)

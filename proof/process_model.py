@@ -170,9 +170,12 @@ class Process:
 
     def sending(self, events: list[Told]) -> None:
         """Note that these go out now."""
+        known = set().union(*(process.to_note for process in self.world.slots if process is not None))
         for one in events:
             if one.heard and not one.excused:
                 raise Violation(f"{one.uuid} was noted as delivered, and is sent again")
+            if one.uuid in known and not one.excused:
+                raise Violation(f"{one.uuid} was answered with a 2xx, whoever heard it lives, and it is sent again")
 
     def hears(self, events: list[Told]) -> None:
         """Note that these were answered with a 2xx, and that the sender is about to hear it."""

@@ -45,5 +45,6 @@ def table(kept: Mapping[str, Mapping[str, object]]) -> str:
             for name, value in figures.items()
         )
         on = f"{row['date']}, Python {row['python']}, SDK {row['optimizely-sdk']}, {row['system']}"
-        lines.append(f"| `python -m proof {part}` | {shown} | {row['took_s']:,} s | {on} |")
+        anchor = f'<a id="{part}"></a>'  # the first table links to it
+        lines.append(f"| {anchor}`python -m proof {part}` | {shown} | {row['took_s']:,} s | {on} |")
     return "\n".join([*lines, "", ""])

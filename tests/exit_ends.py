@@ -27,16 +27,16 @@ class End:
     exit_code: int = 0
     child: Fate | None = None
 
-    def fate(self, queue: str, name: str) -> Fate:
-        """Return what becomes of an event with a queue of this kind; a journal loses nothing."""
+    def fate(self, durability: str, name: str) -> Fate:
+        """Return what becomes of an event with a queue of this level; a journal loses nothing."""
         fate = self.child if self.child is not None and name.startswith("child") else self.memory
-        return "kept" if queue == "journal" and fate == "lost" else fate
+        return "kept" if durability != "memory" and fate == "lost" else fate
 
     def cells(self) -> list[str]:
         """Return the row's two cells."""
         found = []
-        for queue in ("memory", "journal"):
-            own, childs = self.fate(queue, ""), self.fate(queue, "child")
+        for durability in ("memory", "os"):
+            own, childs = self.fate(durability, ""), self.fate(durability, "child")
             found.append(cell(own) if own == childs else f"{cell(own)}; the child's {cell(childs)}")
         return found
 
@@ -44,10 +44,9 @@ class End:
 PRELUDE = """
 import atexit, itertools, multiprocessing, os, signal, sys, threading, time
 from eventpost import EventDispatcher, JournalQueue, LogEvent, MemoryQueue
-URL, QUEUE, SAID = sys.argv[1:4]
-d = EventDispatcher(
-    JournalQueue(QUEUE) if QUEUE else MemoryQueue(events_max=1_000_000), merge_log_events=True, linger_s=60
-)
+URL, QUEUE, SAID, DURABILITY = sys.argv[1:5]
+queue = MemoryQueue(events_max=1_000_000) if DURABILITY == "memory" else JournalQueue(QUEUE, DURABILITY)
+d = EventDispatcher(queue, merge_log_events=True, linger_s=60)
 said = os.open(SAID, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 numbers = itertools.count()

@@ -80,6 +80,28 @@ def drain(queue: Queue, lane: str = URL) -> list[int]:
     return numbers
 
 
+def interrupted(work: Callable[[], Any], at: int, interrupt: Callable[[], None]) -> Any:
+    """Do it, and what a signal handler would do before the ``at``-th instruction of it; returns what it returned."""
+    left = at
+
+    def trace(frame: Any, happening: str, _: object) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        if happening == "opcode":
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                interrupt()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return work()
+    finally:
+        sys.settrace(before)
+
+
 class HookedDisk(Disk):
     """A disk that calls ``hooks[method]`` with the method's arguments before doing it."""
 

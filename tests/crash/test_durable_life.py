@@ -192,6 +192,35 @@ def test_what_is_in_flight_at_the_end_lands_and_nothing_more_is_started(collecto
     assert dispatcher.close().delivered == 1
 
 
+def test_a_signal_handler_over_the_finding_of_a_fork_does_not_wait_for_it(collector: Collector, tmp_path: Path) -> None:
+    """A put that interrupts the put which finds out that this is a child: both are taken, neither waits for ever."""
+    code = """
+        import ctypes
+        class First(JournalQueue):
+            def after_fork_in_child(self):
+                super().after_fork_in_child()
+                if not interrupted:
+                    interrupted.append(1)
+                    signal.raise_signal(signal.SIGUSR1)
+        interrupted = []
+        signal.signal(signal.SIGUSR1, lambda *_: put(second, 'handler', 1))
+        first = EventDispatcher(First(PATH), sender="none")
+        second = EventDispatcher(JournalQueue(PATH), sender="none")
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            signal.alarm(10)
+            put(first, 'child', 1)
+            put(second, 'more', 1)
+            assert first.stats().accepted == 1, first.stats()
+            assert second.stats().accepted == 2, second.stats()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    """
+    ended(start(code, collector.url, tmp_path / "journal"))
+    ended(start(DELIVER, collector.url, tmp_path / "journal"))
+    assert set(collector.uuids) == {"child0", "handler0", "more0", "last0"}
+
+
 def test_a_fork_that_python_is_not_told_of(collector: Collector, tmp_path: Path) -> None:
     """Parent and child of a fork in C, as uWSGI makes them, do not write over each other's events."""
     code = """

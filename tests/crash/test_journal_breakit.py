@@ -1520,3 +1520,29 @@ def test_segments_come_and_go_without_leaving_descriptors(tmp_path: Path, *, map
         counts.append(len(os.listdir("/proc/self/fd")))
     queue.close()
     assert counts[-1] <= counts[0] + 2, counts
+
+
+def test_a_signal_handlers_put_that_reaps_within_a_reap_counts_nothing_twice(tmp_path: Path) -> None:
+    """What others settled of a process that only stores is taken into its count once, whoever folds the segment."""
+    disk = HookedDisk()
+    queue = JournalQueue(tmp_path, adopt="never", disk=disk, segment_bytes_max=1 << 18)
+    queue.sends = False
+    queue.put([event(1)])
+    queue.put([event(2, size=300_000)])  # seals the first
+    sender = JournalQueue(tmp_path, adopt="always")
+    sender.scan()
+    sender.ack(sender.claim(URL, 1, 1))
+    nested: list[int] = []
+
+    def interrupt(*_: object, **__: object) -> None:
+        if not nested:
+            nested.append(1)
+            queue._count.reap_own()
+
+    disk.hooks["lock"] = interrupt
+    queue._count.reap_own()
+    stats = queue.stats()
+    assert nested
+    assert (stats.accepted, stats.delivered, stats.queued) == (2, 1, 1)
+    sender.close()
+    queue.close()

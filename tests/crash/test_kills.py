@@ -3,9 +3,16 @@
 import random
 import sys
 
+import pytest
 from proof.kills import play_all
 
 ROUNDS = 4
+
+
+def test_no_rounds_prove_nothing() -> None:
+    """A run in which nobody was killed fails, and says what never was."""
+    with pytest.raises(SystemExit, match="in 0 rounds there never were: kills, kills in the middle of sending"):
+        play_all([])
 
 
 def test_some_rounds() -> None:

@@ -1,24 +1,42 @@
 """Several writers on one folder against a model that is a few sets: nothing is lost, invented, or leased twice.
 
 Each queue is a process of its own as far as the journal can tell: flocks belong to what ``open`` returned.  A crash
-closes a queue's descriptors and writes nothing, as kill -9 would.
+closes a queue's descriptors and writes nothing, as kill -9 would.  The first machine works on real files.  The second
+one's disk is a model, and so it also forks, fills the disk, and changes bits of what is stored.
 """
 
 from __future__ import annotations
 
+import copy
+import os
+import random
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import proof.process_model
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from proof.disk_model import ModelDisk
+from proof.file_system import NEVER, FileSystem
+from proof.twists import WorldClock
+from proof.wiring import PATH, wired
 
-from eventpost.errors import QueueFull
+from eventpost.errors import QueueError, QueueFull
 from eventpost.event import Envelope, Event
-from eventpost.queues.journal import JournalQueue, inspect
+from eventpost.queues.journal import JournalQueue, dead, inspect
+from eventpost.queues.journal import format as fmt
 from eventpost.queues.protocol import Answer, Lease
 from eventpost.testing.clock import ManualClock
 
@@ -26,6 +44,8 @@ LANES = ("http://127.0.0.1:9/a", "http://127.0.0.1:9/b")
 WORKERS = st.integers(0, 2)
 LANE = st.sampled_from(LANES)
 ALL = 1 << 30
+
+assert proof.process_model  # it tells ``copy`` how a fork copies locks
 
 
 def number_of(lease: Lease) -> int:
@@ -42,18 +62,49 @@ class Worker:
 
 
 class Journal(RuleBasedStateMachine):
-    """``accepted`` is what puts promised; an event leaves ``queued`` by an ack, by a burial, or by nothing else."""
+    """``accepted`` is what puts promised; an event leaves ``queued`` by an ack, by a burial, or by nothing else.
+
+    But for those ``at_risk``, whose bytes were changed: each may be gone, and then it is counted.
+    """
+
+    refusals: ClassVar[tuple[type[QueueError], ...]] = (QueueFull,)
+    met: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp())
-        self.folder = self.root / "j"
         self.clock = ManualClock()
+        self.at_risk: set[int] = set()
         self.workers: list[Worker | None] = [None, None, None]
         self.accepted: set[int] = set()
         self.delivered: set[int] = set()
         self.dead: set[int] = set()
         self.options: dict[str, Any] = {}
+        self.set_up()
+
+    # -- the disk
+
+    def set_up(self) -> None:
+        """Make a place for a folder."""
+        self.root = Path(tempfile.mkdtemp())
+        self.folder = self.root / "j"
+
+    def make_queue(self, adopt: Any) -> JournalQueue:
+        """Start a process."""
+        return JournalQueue(self.folder, adopt=adopt, **self.options)
+
+    def kill(self, queue: JournalQueue) -> None:
+        """End it like kill -9."""
+        queue.after_fork_in_child()
+
+    def names(self, part: str) -> Sequence[str]:
+        """Return what lies in a part of the folder."""
+        return os.listdir(self.folder / part) if self.folder.exists() else ()
+
+    def tear_down(self) -> None:
+        """Remove it all."""
+        shutil.rmtree(self.root)
+
+    # -- what is done
 
     @initialize(durability=st.sampled_from(["os", "fsync"]), stores_only=st.booleans())
     def begin(self, *, durability: str, stores_only: bool) -> None:
@@ -65,7 +116,7 @@ class Journal(RuleBasedStateMachine):
         """Return a process; a new one if there is none."""
         found = self.workers[index]
         if found is None:
-            queue = JournalQueue(self.folder, adopt="always" if index else "elected", **self.options)
+            queue = self.make_queue("always" if index else "elected")
             queue.sends = not (self.stores_only and index == 0)
             found = self.workers[index] = Worker(queue)
         return found
@@ -78,7 +129,8 @@ class Journal(RuleBasedStateMachine):
         events = [Event(envelope, str(number).encode().ljust(size)) for number in range(first, first + count)]
         try:
             self.worker(index).queue.put(events)
-        except QueueFull:
+        except self.refusals as error:
+            self.met[error.reason] += 1
             return
         self.accepted.update(range(first, first + count))
 
@@ -121,7 +173,11 @@ class Journal(RuleBasedStateMachine):
             self.delivered |= numbers
         if how == "bury":
             worker.queue.bury(leases, "rejected", Answer(400, "no"))
-            self.dead |= numbers
+            self.dead |= self.parked(numbers)
+
+    def parked(self, numbers: set[int]) -> set[int]:
+        """Return which of these, that were to be buried, are: all of them."""
+        return numbers
 
     @precondition(lambda self: self.dead)
     @rule()
@@ -147,7 +203,7 @@ class Journal(RuleBasedStateMachine):
         """End in order, or like kill -9."""
         worker, self.workers[index] = self.worker(index), None
         if crash:
-            worker.queue.after_fork_in_child()
+            self.kill(worker.queue)
         else:
             worker.queue.close()
 
@@ -165,15 +221,17 @@ class Journal(RuleBasedStateMachine):
     @invariant()
     def the_folder_can_account_for_all(self) -> None:
         """Find the model's sum in the folder, at every step."""
-        if self.folder.exists():
-            status = inspect.folder_status(self.folder, clock=self.clock)
-            left = len(self.accepted) - len(self.delivered) - len(self.dead)
-            assert status.closes, status
-            assert (status.accepted, status.delivered, status.queued, status.dead) == (
-                len(self.accepted), len(self.delivered), left, len(self.dead),
-            )  # fmt: skip
-            assert not status.dropped
-            assert not status.trouble
+        if not self.names("segments"):
+            return
+        status = inspect.folder_status(self.folder, clock=self.clock)
+        assert status.closes, status
+        lost = status.dropped.get("damaged", 0)
+        torn = len(self.accepted) - status.accepted  # the last record of a dead writer, if damaged, was never put
+        assert 0 <= torn <= lost + torn <= len(self.at_risk), status
+        left = len(self.accepted) - len(self.delivered) - len(self.dead) - lost - torn
+        assert (status.delivered, status.queued, status.dead) == (len(self.delivered), left, len(self.dead)), status
+        assert set(status.dropped) <= {"damaged"}
+        assert not status.trouble
 
     def teardown(self) -> None:
         """All end; a last process delivers the rest, each event once, and nothing stays behind."""
@@ -181,14 +239,14 @@ class Journal(RuleBasedStateMachine):
             for worker in self.workers:
                 if worker is not None:
                     worker.queue.close()
-            if self.folder.exists():
+            if self.names(""):
                 self.deliver_the_rest()
         finally:
-            shutil.rmtree(self.root)
+            self.tear_down()
 
     def deliver_the_rest(self) -> None:
         """Adopt all there is."""
-        last = JournalQueue(self.folder, adopt="always", **self.options)
+        last = self.make_queue("always")
         last.scan()
         rest: Counter[int] = Counter()
         for lane in LANES:
@@ -197,13 +255,121 @@ class Journal(RuleBasedStateMachine):
                 last.ack(leases)
         last.tend()
         last.close()
-        assert rest == Counter(self.accepted - self.delivered - self.dead)
-        assert list((self.folder / "segments").iterdir()) == []
-        assert list((self.folder / "bad").iterdir()) == []
+        lost = self.accepted - self.delivered - self.dead - set(rest)
+        assert lost <= self.at_risk
+        self.met["lost"] += len(lost)
+        assert rest == Counter(self.accepted - self.delivered - self.dead - lost)
+        assert not self.names("segments")
+        assert self.at_risk or not self.names("bad")
         status = inspect.folder_status(self.folder, clock=self.clock)
         assert status.closes
-        assert (status.accepted, status.dead) == (len(self.accepted), len(self.dead))
+        assert status.accepted - status.dropped.get("damaged", 0) == len(self.accepted) - len(lost)
+        assert status.dead == len(self.dead)
 
 
-TestJournal = Journal.TestCase
-TestJournal.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+def test_the_journal_keeps_to_the_model() -> None:
+    """On real files: puts, claims, settlements, crashes, ends, adoption, and the command line, in any order."""
+    run_state_machine_as_test(Journal, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))
+
+
+class Faults(Journal):
+    """The same on a disk in memory, which can be full, and rot; and with forks."""
+
+    refusals: ClassVar[tuple[type[QueueError], ...]] = (QueueError,)
+
+    def set_up(self) -> None:
+        """Hand the journal a disk of the model's."""
+        self.clock: WorldClock = WorldClock()
+        self.rng = random.Random(0)
+        self.fs = FileSystem(self.clock.time)
+        self.folder = PATH  # type: ignore[assignment]  # no path of this machine
+        self.full = False
+        self.wiring = wired(self)  # type: ignore[arg-type]  # as much of a world as it needs
+        self.wiring.__enter__()
+
+    @property
+    def tool_disk(self) -> ModelDisk:
+        """Hands for who looks from outside."""
+        return ModelDisk(self.fs)
+
+    def make_queue(self, adopt: Any) -> JournalQueue:
+        """Start a process; there is room for that."""
+        self.room()
+        return JournalQueue(PATH, adopt=adopt, disk=ModelDisk(self.fs), allow_network_fs=True, **self.options)
+
+    def kill(self, queue: JournalQueue) -> None:
+        """End it; its locks go, and nothing is written."""
+        disk = queue.folder.disk
+        assert isinstance(disk, ModelDisk)
+        disk.die()
+
+    def names(self, part: str) -> Sequence[str]:
+        """Return what lies in a part of the folder."""
+        return self.tool_disk.names(f"{PATH}/{part}".rstrip("/"))
+
+    def tear_down(self) -> None:
+        """Give the journal its own disk back."""
+        self.wiring.__exit__(None, None, None)
+        assert not self.fs.descriptions, "descriptors are left open"
+
+    def parked(self, numbers: set[int]) -> set[int]:
+        """Return which letters there are now: on a full disk an event goes back to the queue."""
+        letters = {int(letter.event.payload.rstrip(b" ")) for letter in inspect.dead_letters(PATH)}
+        assert self.dead <= letters <= self.dead | numbers
+        assert self.full or letters >= numbers
+        return letters
+
+    @rule(blocks=st.integers(0, 70))
+    def fill(self, blocks: int) -> None:
+        """Let others fill the disk but for a few blocks."""
+        self.full = True
+        self.fs.capacity = self.fs.used + blocks
+
+    @rule()
+    def room(self) -> None:
+        """Let there be room again."""
+        self.full = False
+        self.fs.capacity = NEVER
+
+    @precondition(lambda self: self.dead and not self.full)
+    @rule()
+    def retry(self) -> None:
+        """Put the dead letters back from outside."""
+        super().retry()
+
+    @precondition(lambda self: any(self.workers) and not all(self.workers))
+    @rule(index=WORKERS)
+    def fork(self, index: int) -> None:
+        """Fork: the child holds nothing of the parent's, and both go on."""
+        there = [worker for worker in self.workers if worker]
+        parent = there[index % len(there)]
+        before = parent.queue.stats()
+        child = copy.deepcopy(parent.queue)
+        child.after_fork_in_child()
+        assert child.stats().accepted == 0
+        assert parent.queue.stats() == before
+        self.workers[self.workers.index(None)] = Worker(child)
+        self.met["forks"] += 1
+
+    @precondition(lambda self: self.accepted)
+    @rule(at=st.integers(0, 1 << 20), bit=st.integers(0, 7))
+    def rot(self, at: int, bit: int) -> None:
+        """Change one bit of a stored event's record, whoever has it open."""
+        found = []
+        for name in self.names("segments"):
+            data = self.fs.file(f"{PATH}/segments/{name}").data
+            header = fmt.decode_header(bytes(data[: fmt.header_bytes_wanted(bytes(data[: fmt.PAGE_BYTES]))]))
+            for begin, frame, _ in dead.walk(bytes(data), header.records_at):
+                if frame is not None and frame.kind == fmt.Kind.EVENT:
+                    found.append((data, begin, frame))
+        if found:
+            data, begin, frame = found[at % len(found)]
+            data[begin + at % (frame.end - begin)] ^= 1 << bit
+            self.at_risk.add(int(frame.payload.rstrip(b" ")))
+
+
+def test_the_journal_keeps_to_the_model_through_forks_full_disks_and_changed_bits() -> None:
+    """A changed bit costs at most its own event, which is counted; a full disk and a fork cost nothing."""
+    Faults.met.clear()
+    run_state_machine_as_test(Faults, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    assert all(Faults.met[what] for what in ("forks", "disk_full", "lost")), f"it tested nothing: {Faults.met}"

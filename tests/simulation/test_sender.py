@@ -276,6 +276,15 @@ def test_a_body_that_is_too_large_is_halved_until_it_fits() -> None:
     assert world.queue.dead_letters()[0].reason == "too_large"
 
 
+def test_a_body_that_is_too_large_is_halved_by_bytes_and_not_by_events() -> None:
+    """One large event and nine small ones are parted behind the large one: two more requests, and not four."""
+    world = World(lambda request: Response(413) if len(request.body) > 100 else Response(204))
+    world.queue.put([Event(shared(), b"9" * 90), *[Event(shared(), b"9" * 9) for _ in range(9)]])
+    world.run(5.0)
+    assert world.queue.stats().delivered == 10
+    assert [request.events for request in world.transport.requests] == [10, 1, 9]
+
+
 def test_a_poison_event_that_gets_5xx_is_found_while_others_are_taken() -> None:
     """Five times, then bisected; alone and still 5xx it is dead, and everything else is delivered."""
 

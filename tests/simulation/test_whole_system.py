@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 from collections import Counter
 from typing import Any
@@ -15,6 +16,7 @@ from proof.wiring import PATH, wired
 from proof.world import World
 
 from eventpost.queues.journal import Disk, JournalQueue
+from eventpost.transports.protocol import Request
 
 A, B, C = LANES
 SEEDS = 250
@@ -79,6 +81,31 @@ def test_a_sync_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(ModelDisk, "sync_folder", lambda self, path: None)
     with pytest.raises(AssertionError, match="lost at fsync"):
         power.run_seeds(range(50), "fsync")
+
+
+def test_what_is_sent_again_without_need_is_found() -> None:
+    """Neither in two requests at once, nor after a yes that somebody heard who lives."""
+    world = World(1, BASE, Counter())
+    with wired(world):
+        process = world.start(0, None)
+        assert process is not None
+        one = world.make(process, A, 0, 0, "")
+        request = Request(one.event.envelope, one.event.payload, None, 10.0)
+        process.transport.start(request)
+        with pytest.raises(Violation, match="in two requests of one process"):
+            process.transport.start(request)
+        process.hears([one])
+        other = world.start(1, None)
+        assert other is not None
+        with pytest.raises(Violation, match="whoever heard it lives"):
+            other.sending([one])
+
+
+@pytest.mark.parametrize("part", [simulation, power])
+def test_a_run_in_which_nothing_happened_fails(part: Any) -> None:
+    """A few quiet seeds prove nothing, and say so."""
+    with pytest.raises(AssertionError, match="this never occurred, so nothing was tested"):
+        part.run(argparse.Namespace(seed=None, first=0, seeds=2, os_seeds=2))
 
 
 def test_the_model_stands_for_all_of_the_disk() -> None:

@@ -1,5 +1,6 @@
 """Which leases travel together."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,56 @@ def test_an_event_larger_than_a_batch_goes_alone() -> None:
     former.add(leases(A, b"1", b"x" * 50, b"2"), 0.0)
     former.finish(0.0, 0.0)
     assert bodies(former) == [b"[1]", b"[" + b"x" * 50 + b"]", b"[2]"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first"),
+    [([10, 10, 10, 10], 2), ([1, 1, 1, 97], 3), ([97, 1, 1, 1], 1), ([50, 25, 25], 1), ([0, 0], 1), ([3, 4, 7, 14], 3)],
+)
+def test_halves_by_bytes_part_where_half_the_bytes_are(sizes: list[int], first: int) -> None:
+    """The first half takes what fits into half the bytes, one event at least, and leaves one."""
+    items = [lease(A, b"x" * size) for size in sizes]
+    some, rest = Batch(A, items, body_size(A, items), 0.0, 1).halves_by_bytes()
+    assert (some.leases, rest.leases) == (items[:first], items[first:])
+
+
+def test_halves_keep_what_is_known_of_the_whole() -> None:
+    """When it was begun, where it stands in line, and that it went out before: a flush and an observer ask for it."""
+    items = leases(A, b"1", b"2", b"3")
+    batch = Batch(A, items, body_size(A, items), 7.5, 42)
+    assert (batch.started, batch.probe) == (False, False)
+    for started in (False, True):
+        batch.started = started
+        for half in batch.halves():
+            assert (half.since, half.serial, half.started, half.probe) == (7.5, 42, started, False)
+    assert [len(half.leases) for half in batch.halves()] == [1, 2]
+
+
+def test_what_stands_around_a_body_counts_where_events_share_it() -> None:
+    """An envelope that is not shared has no use for a prefix, and its size is the payload's."""
+    odd = SOLO._replace(prefix=b"[", suffix=b"]")
+    former = Former(10, 1000)
+    former.add(leases(odd, b"{}"), 0.0)
+    former.add_alone(lease(odd, b"{}"))
+    former.add_alone(lease(A, b"1"))
+    assert [(batch.size, len(batch.body())) for batch in former.ready] == [(2, 2), (2, 2), (3, 3)]
+
+
+def test_clearing_gives_everything_back_in_order_of_claiming() -> None:
+    """Ready or lingering, alone or not: what was claimed first comes first; then nothing is left."""
+    former = Former(2, 1000)
+    former.add(leases(A, b"1"), 1.0)
+    former.add_alone(lease(A, b"2"))
+    former.add(leases(B, b"3"), 2.0)
+    former.add_alone(lease(B, b"4"))
+    former.add_alone(lease(B, b"5"))
+    former.add(leases(SOLO, b"6"), 3.0)
+    former.add(leases(A, b"7", b"8"), 4.0)
+    serials = [batch.serial for batch in former.held()]
+    assert len(set(serials)) == len(serials) == 7
+    assert [one.event.payload for one in former.clear()] == [b"1", b"7", b"2", b"3", b"4", b"5", b"6", b"8"]
+    assert (former.held(), former.forming_since, former.missing) == ([], None, 0)
+    assert former.clear() == []
 
 
 @given(st.lists(st.integers(0, 60), min_size=2, max_size=40))

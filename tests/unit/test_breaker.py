@@ -122,6 +122,8 @@ def test_retry_after_closes_the_tap_for_that_time() -> None:
     )
     assert breaker.room(129.0, 0) == 0
     assert breaker.room(130.0, 0) == 1
+    change = Breaker(POLICY, 300).failed(1234.5678, "http_429", 0.0, probe=False, wait_s=3600.4)
+    assert change == Change("open", "http_429", 3600.4)  # what was asked for, to the last digit
 
 
 def test_a_later_wish_for_more_time_is_respected() -> None:
@@ -252,3 +254,112 @@ def test_any_history_leaves_a_breaker_that_can_recover(history: list[str], limit
             assert breaker.probe_due_at <= now + 3600
         elif not breaker.blocked:
             assert breaker.room(now, 0) >= 1
+
+
+def test_a_new_endpoint_is_trusted() -> None:
+    """It is closed, for no reason, has room, and nothing to wait for."""
+    breaker = Breaker(POLICY, 300)
+    assert (breaker.state, breaker.reason, breaker.probe_due_at, breaker.blocked) == ("closed", "", None, False)
+    assert [breaker.room(0.0, in_flight) for in_flight in (0, 1, 4, 9)] == [4, 3, 0, 0]
+
+
+def test_what_may_be_in_flight_doubles_after_as_many_deliveries() -> None:
+    """Four, then eight, then sixteen; what came before a 429, or before the lane ran dry, does not count."""
+    breaker = Breaker(POLICY, 300)
+
+    def deliveries_until_doubled() -> int:
+        before = breaker.limit
+        for count in range(1, 1000):
+            breaker.delivered(0.0, backlog=True)
+            if breaker.limit != before:
+                assert breaker.limit == 2 * before
+                return count
+        return 0
+
+    assert [deliveries_until_doubled() for _ in range(3)] == [4, 8, 16]
+    for _ in range(5):
+        breaker.delivered(0.0, backlog=True)
+    breaker.failed(0.0, "http_429", 0.0, probe=False, throttled=True)
+    assert (breaker.limit, deliveries_until_doubled()) == (16, 16)
+    for _ in range(5):
+        breaker.delivered(0.0, backlog=True)
+    breaker.ran_dry()
+    assert (breaker.limit, deliveries_until_doubled()) == (4, 4)
+
+
+def test_only_a_429_asks_for_less() -> None:
+    """Any other failure leaves what may be in flight as it is; a 429 halves it, down to one."""
+    breaker = Breaker(POLICY, 300)
+    breaker.failed(0.0, "http_500", 0.0, probe=False)
+    limits = [breaker.limit]
+    for _ in range(3):
+        breaker.failed(0.0, "http_429", 0.0, probe=False, throttled=True)
+        limits.append(breaker.limit)
+    assert limits == [4, 2, 1, 1]
+    assert breaker.room(0.0, 0) == 1
+
+
+def test_a_lane_that_runs_dry_while_it_ramps_up_goes_on_ramping() -> None:
+    """A recovered endpoint that has nothing to do is not taken for a new one."""
+    breaker = opened()
+    breaker.delivered(5.0, backlog=False)
+    breaker.ran_dry()
+    assert breaker.limit == 1
+
+
+def test_after_a_refusal_five_failures_are_five() -> None:
+    """What failed before the endpoint answered is forgotten, all of it."""
+    breaker = Breaker(POLICY, 300)
+    for _ in range(4):
+        breaker.failed(0.0, "reset", 0.0, probe=False)
+    breaker.answered()
+    changes = [breaker.failed(0.0, "reset", 0.0, probe=False) for _ in range(5)]
+    assert changes == [None] * 4 + [Change("open", "reset", 1.0)]
+
+
+def test_a_late_delivery_frees_no_probe() -> None:
+    """While an endpoint has asked for time, a 2xx from before says nothing of the probe that is under way."""
+    breaker = Breaker(POLICY, 300)
+    breaker.failed(0.0, "http_429", 0.0, probe=False, wait_s=10.0)
+    breaker.start_probe()
+    breaker.failed(10.0, "http_429", 0.0, probe=False, wait_s=10.0)
+    assert breaker.delivered(11.0, backlog=False) is None
+    assert (breaker.probe_due_at, breaker.room(100.0, 0)) == (None, 0)
+    assert breaker.delivered(12.0, backlog=False, probe=True) is None
+    assert (breaker.probe_due_at, breaker.state) == (20.0, "open")
+
+
+def test_a_held_endpoint_stays_held_until_a_probe_is_delivered() -> None:
+    """A probe that fails otherwise is no repair; another reason is told; what vanishes changes no state."""
+    breaker = Breaker(POLICY, 300)
+    breaker.hold(0.0, "http_401", 0.0, probe=False)
+    breaker.start_probe()
+    assert breaker.failed(1.0, "reset", 0.0, probe=True) == Change("held", "reset", 2.0)
+    assert breaker.hold(1.0, "http_403", 0.0, probe=False) == Change("held", "http_403", 4.0)
+    breaker.start_probe()
+    breaker.probe_vanished()
+    assert (breaker.state, breaker.room(5.0, 0)) == ("held", 1)
+    breaker.start_probe()
+    assert breaker.delivered(5.0, backlog=False) == Change("closed", "recovered")
+    assert (breaker.reason, breaker.probe_due_at) == ("", None)
+
+
+def test_an_open_endpoint_can_turn_out_to_be_misconfigured() -> None:
+    """Also for the reason that it is open for already: it is another state."""
+    breaker = opened("http_401")
+    change = breaker.hold(0.5, "http_401", 0.0, probe=False)
+    assert change == Change("held", "http_401", 2.0)
+
+
+def test_a_delivery_closes_it_the_moment_a_retry_after_is_over() -> None:
+    """Not a moment before."""
+    breaker = Breaker(POLICY, 300)
+    breaker.failed(0.0, "http_429", 0.0, probe=False, wait_s=10.0)
+    assert breaker.delivered(9.9, backlog=False) is None
+    assert breaker.delivered(10.0, backlog=False) == Change("closed", "recovered")
+
+
+def test_the_policy_says_how_soon_a_held_endpoint_is_probed() -> None:
+    """Nobody has asked for more time."""
+    breaker = Breaker(RetryPolicy(jitter=0.0, breaker_first_s=0.25), 300)
+    assert breaker.hold(0.0, "http_401", 0.0, probe=False) == Change("held", "http_401", 0.25)

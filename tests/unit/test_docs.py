@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from proof.__main__ import PARTS
+from proof.record import table
 
 from eventpost import settings
 from eventpost.relay import settings as relay_settings
@@ -17,8 +19,9 @@ from support import missing
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "eventpost"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").glob("*.md"))]
 TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
+ROW = {"figures": {}, "took_s": 1, "date": "", "python": "", "optimizely-sdk": "", "system": ""}
 LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
 
 
@@ -51,6 +54,24 @@ def test_every_row_of_the_page_has_a_test():
     rows = [row for row in rows if not row.startswith(("| the page", "|---"))]
     assert len(rows) >= 29
     assert [row for row in rows if not TEST_ID.search(row)] == []
+
+
+def test_every_cell_of_the_guarantees_is_shown():
+    """Each names a test that there is, and figures are of parts of the proof; what goes with the disk shows itself."""
+    page = text("docs/guarantees.md")
+    tests = dict(re.findall(r'^\[([\w-]+)\]: \.\./(tests/[\w/]+\.py) "\2::\w+"$', page, re.MULTILINE))
+    cells = [
+        cell.strip()
+        for line in page.split("## Figures")[0].splitlines()
+        if line.startswith("| ") and not line.startswith(("| after the yes", "| the disk is lost"))
+        for cell in line.strip("|").split(" | ")[1:]
+    ]
+    assert len(cells) >= 45
+    assert [cell for cell in cells if cell != "-" and "([test][" not in cell] == []
+    assert {name for cell in cells for name in re.findall(r"\[test\]\[([\w-]+)\]", cell)} == tests.keys()
+    figures = {name for cell in cells for name in re.findall(r"\[figure\]\(#([\w-]+)\)", cell)}
+    assert figures <= PARTS.keys()
+    assert f'<a id="{min(figures)}"></a>' in table({min(figures): ROW}), "where the figure is, the link leads"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -149,9 +170,9 @@ def test_every_command_and_option_is_documented():
 
 def test_the_readme_commands_are_targets():
     """Each ``make`` command that a page tells people to run is a target of the Makefile, and described by its help."""
-    targets = set(re.findall(r"^([a-z]+):.*##", text("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*##", text("Makefile"), re.MULTILINE))
     for page in PAGES:
-        commands = re.findall(r"(?:^|`)make ([a-z]+(?: [a-z]+)*)(?=`|\s+#|$)", page.read_text("utf-8"), re.MULTILINE)
+        commands = re.findall(r"(?:^|`)make ([a-z-]+(?: [a-z-]+)*)(?=`|\s+#|$)", page.read_text("utf-8"), re.MULTILINE)
         assert {word for command in commands for word in command.split()} <= targets, page.name
     assert "make demo" in text("README.md")
     assert "make test" in text("README.md")

@@ -260,3 +260,20 @@ def test_a_new_segment_is_noticed_within_20_ms(tmp_path: Path) -> None:
     clock.advance(10)  # by the interval of the full looks
     for queue in (looking, first, second):
         queue.close()
+
+
+def test_an_event_that_was_delivered_counts_whatever_became_of_its_record(tmp_path: Path) -> None:
+    """A bit of it changes, or power loss keeps its outcome and not its record: the sum closes all the same."""
+    queue = JournalQueue(tmp_path / "j")
+    queue.put([event(0), event(1)])
+    queue.ack(queue.claim(URL, 9, 1 << 20))
+    [path] = (tmp_path / "j/segments").iterdir()
+    data = path.read_bytes()
+    with path.open("r+b") as file:  # in place: it is mapped
+        file.seek(data.index(b'"n":1'))
+        file.write(b"?")
+    status = inspect.folder_status(tmp_path / "j")
+    assert (status.accepted, status.delivered, status.queued, status.closes) == (2, 2, 0, True)
+    queue.close()
+    status = inspect.folder_status(tmp_path / "j")
+    assert (status.accepted, status.delivered, status.dropped, status.closes) == (2, 2, {}, True)

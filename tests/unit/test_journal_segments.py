@@ -6,13 +6,13 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import URL, HookedDisk, closes, drain, event
+from tests.support import URL, HookedDisk, closes, drain, event, interrupted
 
 from eventpost.errors import JournalUnusable, QueueFull, QueueUnavailable
 from eventpost.queues.journal import Disk, JournalQueue, inspect
@@ -311,8 +311,6 @@ def test_a_failed_sync_is_a_refusal_and_not_repeated(tmp_path: Path) -> None:
 
 def test_a_folder_that_vanishes_costs_a_refusal(tmp_path: Path) -> None:
     """The open segment goes on without its name; the next one is refused or made anew; nothing crashes."""
-    import shutil
-
     queue = JournalQueue(tmp_path / "j", segment_bytes_max=1 << 18)
     queue.put([event(0)])
     shutil.rmtree(tmp_path / "j")
@@ -323,6 +321,46 @@ def test_a_folder_that_vanishes_costs_a_refusal(tmp_path: Path) -> None:
     queue.stats()
     queue.tend()
     queue.close()
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+@pytest.mark.parametrize("sends", [True, False], ids=["sends", "stores"])
+def test_a_folder_that_is_gone_takes_nothing_after_a_second(tmp_path: Path, durability: Any, *, sends: bool) -> None:
+    """Not even into the segment that is open, where it would be nobody's; what that held is counted."""
+    clock = ManualClock()
+    queue = JournalQueue(tmp_path / "j", durability, clock=clock)
+    queue.sends = sends
+    queue.put([event(0)])
+    shutil.rmtree(tmp_path / "j")
+    clock.advance(1.0)
+    for several in ([event(1)], [event(1), event(2)]):
+        with pytest.raises(QueueUnavailable) as refused:
+            queue.put(several)
+        assert refused.value.reason == "folder_gone"
+    stats = queue.stats()
+    assert closes(stats)
+    assert stats.accepted == 1
+    queue.close()
+    assert sum(queue.stats().dropped.values()) + queue.stats().queued == 1
+
+
+def test_a_segment_that_is_gone_is_followed_by_another(tmp_path: Path) -> None:
+    """Somebody removed the file, and the folder is there: the next second's event is in a new one."""
+    clock = ManualClock()
+    queue = JournalQueue(tmp_path / "j", clock=clock)
+    queue.sends = False
+    queue.put([event(0)])
+    for segment in (tmp_path / "j/segments").iterdir():
+        segment.unlink()
+    clock.advance(1.0)
+    queue.put([event(1)])
+    assert len(list((tmp_path / "j/segments").iterdir())) == 1
+    queue.close()
+    assert queue.stats().dropped == {"vanished": 1}
+    other = JournalQueue(tmp_path / "j")
+    other.scan()
+    assert drain(other) == [1]
+    other.close()
 
 
 def test_the_bound_refuses(tmp_path: Path) -> None:
@@ -374,28 +412,6 @@ def test_a_put_in_a_signal_handler_that_interrupts_a_put(tmp_path: Path) -> None
     assert queue.stats().accepted == 20_000 + nested
     got = drain(queue)
     assert sorted(got) == [*range(20_000), *range(1_000_001, 1_000_001 + nested)]
-
-
-def interrupted(work: Callable[[], Any], at: int, interrupt: Callable[[], None]) -> Any:
-    """Do it, and what a signal handler would do before the ``at``-th instruction of it; returns what it returned."""
-    left = at
-
-    def trace(frame: Any, happening: str, _: object) -> Any:
-        nonlocal left
-        frame.f_trace_opcodes = True
-        if happening == "opcode":
-            left -= 1
-            if not left:
-                sys.settrace(None)
-                interrupt()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return work()
-    finally:
-        sys.settrace(before)
 
 
 def test_the_sum_closes_when_a_put_interrupts_its_reading(tmp_path: Path) -> None:

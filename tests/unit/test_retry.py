@@ -18,6 +18,7 @@ from eventpost.sender.retry import (
     TooLarge,
     Verdict,
     backoff_s,
+    blames_event,
     judge,
     parse_retry_after,
 )
@@ -51,6 +52,7 @@ def test_a_failure_of_the_moment_is_for_later(status: int, alone: bool) -> None:
     verdict = judged(status, alone=alone)
     assert isinstance(verdict, RetryLater)
     assert (verdict.reason, verdict.status) == (f"http_{status}", status)
+    assert (verdict.delay_min_s, verdict.blames_event, verdict.split) == (0.0, 500 <= status <= 599, False)
 
 
 @pytest.mark.parametrize("kind", ["dns", "connect", "timeout", "reset", "protocol", "dispatcher", "closed", "other"])
@@ -135,6 +137,7 @@ def test_no_answer_never_kills() -> None:
         ("Tuesday, 14-Nov-23 22:14:50 GMT", 90.0),
         ("Tue Nov 14 22:14:50 2023", 90.0),
         ("Tue, 14 Nov 2023 22:14:50 -0000", 90.0),
+        ("Tue, 14 Nov 2023 23:14:50 +0100", 90.0),
         ("Tue, 14 Nov 2023 22:13:19 GMT", 0.0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
         ("-1", None),
@@ -201,6 +204,14 @@ def test_delays_double_from_half_a_second_to_a_minute() -> None:
     assert POLICY.delay_s(1, 0.999) == pytest.approx(0.75, abs=0.001)
 
 
+@pytest.mark.parametrize(("steps", "delay_s"), [(-1, 2.0), (0, 2.0), (1, 6.0), (2, 18.0), (3, 50.0), (10**12, 50.0)])
+def test_backoff_multiplies(steps: int, delay_s: float) -> None:
+    """As often as told, from the first delay to the bound; never, if the factor is one or the first is the bound."""
+    assert backoff_s(2.0, 3.0, 50.0, steps) == delay_s
+    assert backoff_s(2.0, 1.0, 50.0, steps) == 2.0
+    assert backoff_s(2.0, 3.0, 2.0, steps) == 2.0
+
+
 @given(
     st.floats(0.001, 100),
     st.floats(1, 10),
@@ -240,3 +251,33 @@ def test_a_policy_of_another_type_is_refused() -> None:
     for value in ("1", None, True):
         with pytest.raises(TypeError, match="first_s"):
             RetryPolicy(first_s=value)  # type: ignore[arg-type]
+
+
+def test_the_least_and_the_most_that_makes_sense_is_taken() -> None:
+    """One failure may open a breaker, a delay may stay as it is, and nothing need be random or awaited."""
+    policy = RetryPolicy(
+        first_s=3.0, max_s=3.0, multiplier=1, jitter=0, retry_after_cap_s=0, breaker_failures=1,
+        breaker_first_s=2, breaker_max_s=2.0, server_error_max=1, refusals_in_a_row_max=1,
+    )  # fmt: skip
+    assert policy.delay_s(99, 0.9) == 3.0
+
+
+def test_an_error_of_a_policy_names_the_type() -> None:
+    """What was handed in is told by its type."""
+    with pytest.raises(TypeError, match="first_s must be a number, not str"):
+        RetryPolicy(first_s="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["dns", "connect", "tls", "closed", "test_run"])
+def test_what_was_never_sent_is_no_evidence(kind: str) -> None:
+    """Nor is an answer that is not about what was sent."""
+    assert not blames_event(TransportError(kind, ""))  # type: ignore[arg-type]
+    assert [blames_event(Response(status)) for status in (499, 500, 599, 600)] == [False, True, True, False]
+    assert blames_event(TransportError("reset", ""))
+
+
+def test_what_a_verdict_says_if_nothing_is_said() -> None:
+    """Not before at once, no status, nobody's fault."""
+    assert RetryLater("x") == RetryLater("x", 0.0, 0, blames_event=False, split=False)
+    assert (Rejected("x"), Hold("x"), TooLarge()) == (Rejected("x", 0), Hold("x", 0), TooLarge(413))
+    assert History() == (1, 0, 0, False)

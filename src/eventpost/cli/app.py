@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,10 @@ from ..queues.journal import inspect, shown
 from ..queues.journal.repair import repair as mend
 from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
+from .check import run_check
 from .dead import Journal, Json, VisitorIds
+from .micro import LISTEN as MICRO_LISTEN
+from .micro import run_micro
 from .purge import TIMEOUT_S, run_purge
 from .relay import Config, make_token, run_relay, settings_or_usage
 from .relay_options import with_settings
@@ -91,6 +95,48 @@ def send(
 def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
     """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
     raise typer.Exit(run_relay(settings_or_usage(flags, config)))
+
+
+@app.command()
+def micro(
+    *,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Address and port to listen on; port 0: any free one.")
+    ] = MICRO_LISTEN,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Answer 400 to a batch that breaks the published description.")
+    ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Listen beyond loopback, for anyone who can connect.")
+    ] = False,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many events, and bad requests, are kept.")] = 100_000,
+) -> None:  # fmt: skip
+    """Be an endpoint for a test suite: takes what the relay takes, keeps it, and fails when told to; until Ctrl-C."""
+    raise typer.Exit(run_micro(listen, strict=strict, open_=open_, keep=keep))
+
+
+@app.command()
+@with_settings
+def check(
+    *,
+    config: Config = None,
+    payload: Annotated[
+        Path | None,
+        typer.Option("--payload", metavar="FILE", help="Body to check in strict mode; - reads it from stdin."),
+    ] = None,
+    send: Annotated[
+        str | None, typer.Option("--send", metavar="URL", help="Send it there, in strict mode, and say what came back.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no endpoint.")] = False,
+    json_: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Say whether a relay with these settings would work here, what does not, and what to do; or check a payload.
+
+    Exit code 1: something does not work.
+    """
+    said = {name: value for name, value in flags.items() if value is not None and value != []}
+    raise typer.Exit(run_check(said, config=config, payload=payload, send=send, offline=offline, json_=json_))
 
 
 @app.command("relay-token")

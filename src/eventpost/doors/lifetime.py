@@ -29,7 +29,7 @@ from os import getpid
 from typing import Final, Protocol
 
 from ..clock import SystemClock
-from ..sender.primitives import original, pause
+from ..sender.primitives import get_ident, original, pause
 
 _log = logging.getLogger("eventpost")
 
@@ -55,7 +55,7 @@ class Mortal(Protocol):
 _FIND_POLL_S: Final = 0.0005
 process = getpid()
 """The process that this module knows itself in."""
-_finders: dict[int, object] = {}
+_finders: dict[int, int] = {}
 _all: set[weakref.ref[Mortal]] = set()  # no WeakSet: other threads may add to this while it is listed
 _kept_alive: set[Mortal] = set()
 _over = False
@@ -86,8 +86,8 @@ def in_this_process() -> None:
 
 
 def _find_a_fork() -> None:
-    here, mine = getpid(), object()
-    if _finders.setdefault(here, mine) is mine:  # no lock: it could be inherited locked
+    here, me = getpid(), get_ident()
+    if _finders.setdefault(here, me) == me:  # no lock: it could be inherited locked; a signal handler can't wait for us
         _after_fork_in_child()
     while process != here:
         pause(_FIND_POLL_S)
@@ -155,6 +155,8 @@ def _after_fork_in_child() -> None:
     if _forks_in_thread:
         _of_thread.end = _ThreadsEnd()
     for mortal in living_here():
+        if process == getpid():  # whoever interrupted this has done the rest, and may have put since
+            return
         try:
             mortal.after_fork_in_child()
         except Exception:  # noqa: BLE001 - logged; the child must go on

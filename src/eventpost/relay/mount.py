@@ -41,6 +41,8 @@ def render_metrics(run_dir: str) -> tuple[bytes, str]:
     return render(run_dir, read_state(run_dir))
 
 
-def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp | None:  # noqa: ARG001 - until relay.page is there
+def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp:
     """Return the page."""
-    return None
+    from .page import build_page  # noqa: PLC0415 - starlette and jinja2 take a while, and micro has no page
+
+    return build_page(run_dir=run_dir, journals=settings.journal, access=access, visitor_ids=settings.visitor_ids)

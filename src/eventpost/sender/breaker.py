@@ -140,7 +140,7 @@ class Breaker:
             self._asked_until = max(self._asked_until, now + wait_s)
         if probe:
             self._probing = False
-            return self._open("held" if self.state == "held" else "open", now, reason, chance)
+            return self._open("held" if self.state == "held" else "open", now, reason, chance, wait_s)
         if self.state != "closed":
             self.probe_at = max(self.probe_at, self._asked_until)
             return None
@@ -148,7 +148,7 @@ class Breaker:
             self.limit = max(1, self.limit // 2)
             self._delivered = 0
         if wait_s or self._failures >= self._policy.breaker_failures:
-            return self._open("open", now, reason, chance)
+            return self._open("open", now, reason, chance, wait_s)
         return None
 
     def hold(self, now: float, reason: str, chance: float, *, probe: bool) -> Change | None:
@@ -157,12 +157,15 @@ class Breaker:
             self._probing = False
         elif self.state == "held" and self.reason == reason:
             return None
-        return self._open("held", now, reason, chance)
+        return self._open("held", now, reason, chance, 0.0)
 
-    def _open(self, state: BreakerState, now: float, reason: str, chance: float) -> Change:
+    def _open(self, state: BreakerState, now: float, reason: str, chance: float, wait_s: float) -> Change:
         policy = self._policy
         pause_s = backoff_s(policy.breaker_first_s, 2.0, policy.breaker_max_s, self._tries)
+        pause_s = max(pause_s * (1.0 + policy.jitter * chance), wait_s)
+        if now + pause_s < self._asked_until:  # by another answer than this one
+            pause_s = self._asked_until - now
         self._tries += 1
-        self.probe_at = max(now + pause_s * (1.0 + policy.jitter * chance), self._asked_until)
+        self.probe_at = now + pause_s
         self.state, self.reason = state, reason
-        return Change(state, reason, self.probe_at - now)
+        return Change(state, reason, pause_s)

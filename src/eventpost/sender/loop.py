@@ -179,9 +179,11 @@ class Sender:
                 return
 
     def _start_ready(self, lane: Lane, now: float) -> None:
-        ready = lane.former.ready
-        while ready and self._in_flight.room(lane, now) > 0:
+        ready, in_flight = lane.former.ready, self._in_flight
+        for _ in range(min(len(ready), in_flight.room(lane, now)) if ready else 0):
             self._start(lane, ready.popleft())
+            if in_flight.bytes >= self._limits.in_flight_bytes_max:
+                return
 
     def _probe(self, lane: Lane, now: float) -> None:
         former = lane.former

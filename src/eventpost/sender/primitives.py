@@ -55,6 +55,11 @@ real_sleep: Callable[[float], None] = original("time", "sleep")
 FOREVER_S: float = original("_thread", "TIMEOUT_MAX")
 
 
+def is_mine(lock: Any) -> bool:
+    """Tell whether this thread holds an RLock."""
+    return bool(lock._is_owned())  # noqa: SLF001 - C's RLock has no other name for it
+
+
 def pause(seconds: float) -> None:
     """Wait on a caller's thread, the way the application waits: under gevent other greenlets run meanwhile."""
     _application_time.sleep(seconds)

@@ -88,7 +88,6 @@ class LogObserver:
                 text = "eventpost: %s is left alone (%s): events are kept; next probe in %.1f s"
                 self._log.warning(text, where, signal.reason, signal.retry_in_s)
         elif signal.state == "closed":
-            self._kinds.pop(("open " + where, signal.reason), None)
             self._log.info("eventpost: %s takes events again", where)
 
     def _unexpected(self, signal: Delivered) -> None:

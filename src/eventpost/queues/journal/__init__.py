@@ -5,8 +5,9 @@ never waits for another process.  One put of 1 KB costs 2-4 us here; SQLite in W
 processes wait up to 134 ms for each other, in the middle of somebody's web request.
 
 Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives here)
--> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) -> ``store``
-(put) -> ``sync`` (group commit) -> ``voided`` (what is passed over) -> ``count`` (the sum) -> ``visitors``, ``erase``,
+-> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) ->
+``presence`` (becoming a writer) -> ``store`` (put) -> ``room`` (the bound) -> ``sync`` (group commit) -> ``voided``
+(what is passed over) -> ``interruption`` (signal handlers) -> ``count`` (the sum) -> ``visitors``, ``erase``,
 ``erasing`` (a person's events, erased on order) -> ``orphans`` (adoption) -> ``bounds``, ``expiry`` (of what is parked)
 -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect``, ``repair``, ``purge`` (what the
 command line shows and does).  ``disk`` is the one object through which all of them reach files; hand in another one to
@@ -16,7 +17,7 @@ An event's way: a put appends a frame to this process's own segment for that end
 blocks that were allocated before (no system call, so the GIL stays here; the one that a put makes is the door's
 ``getpid``, 0.1 us, which keeps it, too).  The sender's thread reads the frames, in order, and notes what became of each
 in one byte at the head of the same file.  A segment that is fully settled is added to ``totals.json`` and removed.  Of
-events that nobody claimed nothing is kept in memory.
+events that nobody claimed nothing is kept in memory: a million cost 3 MB, and 13 MB where the headers of all differ.
 
 Locks (all ``flock``, which the kernel drops with the process, so there are no timers and no heartbeats):
 
@@ -36,7 +37,8 @@ purge.lock             who writes ``purge.json``        one purge at a time; wha
 
 After taking a lock the name is looked at again: the file may have been unlinked in between.  What is unlinked because
 its holder is dead, is unlinked under its lock.  A forked child closes what it inherited, without unlocking, and starts
-as a writer of its own.  Observers are called once no lock is held.
+as a writer of its own.  Observers are called once no lock is held.  The locks between threads, and what keeps a signal
+handler from waiting for them in a circle, are in ``interruption``.
 
 What a crash can leave, and what is made of it: half a frame at the end (cut: its put never returned); an event that was
 delivered but not noted (sent again, with the same uuid); a dead letter that was written but not noted (it is dead: who

@@ -3,7 +3,7 @@
 A lane reads its segments one after the other: the own ones in the order of writing, those of others as the keeper
 adopts them.  Nothing is kept in memory for an event that nobody has claimed; a claimed one lives until it is
 settled, and one that was given back waits in memory for its time.  All of this belongs to one lock, which no put
-ever waits for on its own way.
+ever waits for while it has the put lock.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Claims:
         self.finished: set[str] = set()
         """Settled segments of writers that live and will fold them."""
         self.closed = False
+        self.folds = 0
+        """How many segments were folded here."""
         self.claimer: int | None = None
         """The sender's thread, which must not wait for the room that it makes."""
         self.voided = Passed(self.folder.disk, Outcome.VOID)
@@ -167,9 +169,7 @@ class Claims:
             except FileNotFoundError:
                 if writer.sealed:
                     lane.own.popleft()
-                    gone = writer.count - self.voided.forget(writer.name) - self.purged.forget(writer.name)
-                    self.lose("vanished", gone)
-                    self.emit(Trouble("journal", f"{writer.path} is gone, and {writer.count} events with it"))
+                    self.vanished(writer)
                     return True
                 fd = disk.duplicate(writer.fd)  # its name is gone; what it holds is not, as long as we have it open
                 try:
@@ -267,6 +267,12 @@ class Claims:
             self.dead += 1
             self.retire_if_done(lease.cursor)
 
+    def vanished(self, writer: SegmentWriter, settled: int = 0) -> None:
+        """Count the events of an own segment whose file somebody removed, ``settled`` of them before that."""
+        gone = writer.count - self.voided.of(writer) - self.purged.forget(writer.name) - settled
+        self.lose("vanished", gone)
+        self.emit(Trouble("journal", f"{writer.path} is gone, and its events with it"))
+
     def lose(self, reason: str, events: int) -> None:
         """Count a loss."""
         if events:
@@ -290,6 +296,7 @@ class Claims:
                         continue
                     outcomes, retry = cursor.outcomes(), cursor.header.retry
                     if totals.fold(self.folder, cursor.path, cursor.ordinal, outcomes, retry=retry):
+                        self.folds += 1
                         self._let_go(cursor)
                         continue
                 except OSError as error:
@@ -350,7 +357,7 @@ class Claims:
         if not self.voided and not self.purged:
             return 0, 0
         read_to = {writer.name: 0 for lane in self.lanes.values() for writer in list(lane.own)}
-        read_to |= {one.name: one.ordinal for one in self.open}
+        read_to |= {one.name: one.ordinal for one in list(self.open)}
         voided, ahead = self.voided.count(read_to)
         return voided, ahead + self.purged.count(read_to)[1]
 

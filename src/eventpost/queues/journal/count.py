@@ -1,9 +1,12 @@
 """The count, and what it needs to know of own events that are in other hands.
 
-Running totals make up the sum, so that reading it holds the put lock for some microseconds.  Files are looked at before
-that, under no lock or the claims' alone: what others settled of the segments that this process only stores, what became
-of its dead letters, and, no more often than a twentieth of the time, how many bytes lie in the folder and how old the
-oldest event is.
+Running totals make up the sum, and no put waits for who reads it: only where puts come in between ten times does it
+take the put lock, for some microseconds.  Files are looked at before that, under no lock or the claims' alone: what
+others settled of the segments that this process only stores, what became of its dead letters, and, no more often than a
+twentieth of the time, how many bytes lie in the folder and how old the oldest event is.
+
+A signal handler may ask in the middle of anything.  Where who has the claims' lock may wait for what it interrupts, it
+waits a moment only for that lock, looks at no files, and says what it last said if all it finds is half of a change.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 _LOOK_SHARE: Final = 20
 _TIME_STEP_NS: Final = 100_000_000
 _TORN_MAX: Final = 10
+_INTERRUPTING_S: Final = 0.05
 
 
 class _Seen:
@@ -78,39 +82,61 @@ class Count:
         self._looked_at, self._look_s = -inf, 0.0
         self._stored_bytes = 0
         self._oldest_at_s: int | None = None
+        self._said = QueueStats()
 
     def stats(self) -> QueueStats:
         """Return the count of one instant."""
+        store, claims = self.store, self.claims
+        if store.interruptions.may_be_waited_for:
+            return self._stats_interrupting()
         self._look_at_files()
+        with claims.lock:
+            stats = self._read_whole()
+            if not _closes(stats):
+                with store.lock:
+                    stats = self._read_whole()
+        self._said = stats
+        return stats
+
+    def _stats_interrupting(self) -> QueueStats:
+        lock = self.claims.lock
+        had = lock.acquire(timeout=_INTERRUPTING_S)
+        try:
+            stats = self._read_whole()
+        finally:
+            if had:
+                lock.release()
+        return stats if _closes(stats) else self._said
+
+    def _read_whole(self) -> QueueStats:
+        """Read again where a put came in between, on another thread or in a signal handler on this one."""
         stats = self._read()
         for _ in range(_TORN_MAX):
-            dropped = sum(stats.dropped.values())
-            if stats.accepted == stats.delivered + stats.queued + stats.in_flight + stats.dead + dropped:
+            if _closes(stats):
                 break
-            stats = self._read()  # a signal handler's put came in between, on this thread: no lock keeps it out
+            stats = self._read()
         return stats
 
     def _read(self) -> QueueStats:
         store, claims = self.store, self.claims
-        with store.lock, claims.lock:
-            settled = {} if store.sends else self._others.total
-            voided, passed_ahead = claims.count_passed()
-            moved = self._dead.total
-            dropped = dict(claims.dropped)
-            for outcome, reason in DROPPED.items():
-                more = settled.get(outcome, 0) + moved.get(outcome, 0)
-                if more:
-                    dropped[reason] = dropped.get(reason, 0) + more
-            queued = claims.unread() + claims.waiting - (sum(settled.values()) if settled else passed_ahead)
-            at_s = self._oldest_at_s
-            return QueueStats(
-                accepted=store.accepted() - voided + claims.adopted, adopted=claims.adopted,
-                delivered=claims.delivered + settled.get(Outcome.DELIVERED, 0), queued=queued,
-                in_flight=claims.in_flight,
-                dead=claims.dead + settled.get(Outcome.DEAD, 0) - sum(moved.get(one, 0) for one in DROPPED),
-                dropped=dropped, stored_bytes=self._stored_bytes,
-                oldest_age_s=None if at_s is None else max(0.0, self.clock.time() - at_s),
-            )  # fmt: skip
+        settled = {} if store.sends else self._others.total
+        voided, passed_ahead = claims.count_passed()
+        moved = self._dead.total
+        dropped = dict(claims.dropped)
+        for outcome, reason in DROPPED.items():
+            more = settled.get(outcome, 0) + moved.get(outcome, 0)
+            if more:
+                dropped[reason] = dropped.get(reason, 0) + more
+        queued = claims.unread() + claims.waiting - (sum(settled.values()) if settled else passed_ahead)
+        at_s = self._oldest_at_s
+        return QueueStats(
+            accepted=store.accepted() - voided + claims.adopted, adopted=claims.adopted,
+            delivered=claims.delivered + settled.get(Outcome.DELIVERED, 0), queued=queued,
+            in_flight=claims.in_flight,
+            dead=claims.dead + settled.get(Outcome.DEAD, 0) - sum(moved.get(one, 0) for one in DROPPED),
+            dropped=dropped, stored_bytes=self._stored_bytes,
+            oldest_age_s=None if at_s is None else max(0.0, self.clock.time() - at_s),
+        )  # fmt: skip
 
     def _look_at_files(self) -> None:
         if not self.store.sends:
@@ -196,22 +222,45 @@ class Count:
                     return True
         return False
 
-    def reap_own(self, *, thorough: bool = True) -> None:
-        """Fold own sealed segments that others settled, and take their outcomes into the own count.
+    def reap_own(self, *, bytes_wanted: int | None = None, oldest: int | None = None) -> int:
+        """Fold own sealed segments that others settled, and take their outcomes into the own count; returns the bytes.
 
-        Without ``thorough`` it looks at each lane's oldest only.  Raises OSError.
+        ``bytes_wanted``: no more than frees so many.  ``oldest``: of each lane no more than so many, and these only
+        while they are settled.  Nothing is done where this thread may be waited for.  Raises OSError.
         """
+        if self.store.interruptions.may_be_waited_for:
+            return 0
+        freed = 0
         with self.claims.lock:
             for lane in list(self.claims.lanes.values()):
-                for writer in list(lane.own):
-                    found = self._settled_by_others(writer) if writer.sealed else None
-                    if found is None or sum(found.values()) < writer.count:
-                        if thorough:
-                            continue
+                for place, writer in enumerate(list(lane.own)):
+                    if (bytes_wanted is not None and freed >= bytes_wanted) or place == oldest:
                         break
-                    if totals.fold(self.folder, writer.path, writer.count, found, retry=writer.header.retry):
-                        self.forget_own(writer.name)
-                        self.claims.absorb(writer.name, found)
+                    size = self._reap(writer) if writer.sealed else 0
+                    if not size and oldest is not None:
+                        break
+                    freed += size
+        return freed
+
+    def _reap(self, writer: SegmentWriter) -> int:
+        """Fold a sealed segment if others settled all of it; returns its bytes, 0 if it stays."""
+        size = self.folder.disk.size(writer.path)
+        found = self._settled_by_others(writer)
+        if not size:
+            known = self._others.get(writer.name)
+            if self.forget_own(writer.name):
+                self.claims.absorb(writer.name, known)
+                self.claims.vanished(writer, sum(known.values()) - known.get(Outcome.VOID, 0))
+            return 1
+        if found is None or sum(found.values()) < writer.count:
+            return 0
+        self._others.note(writer.name, found)
+        if not totals.fold(self.folder, writer.path, writer.count, found, retry=writer.header.retry):
+            return 0
+        self.claims.folds += 1
+        if self.forget_own(writer.name):
+            self.claims.absorb(writer.name, found)
+        return size
 
     def reap_own_dead(self) -> None:
         """Fold own sealed segments of dead letters that are all settled, and count what became of them."""
@@ -236,3 +285,8 @@ class Count:
                 self.dead_writer.names.remove(name)
                 self._dead.forget(name)
                 self._dead_changed_ns.pop(name, None)
+
+
+def _closes(stats: QueueStats) -> bool:
+    settled = stats.delivered + stats.dead + sum(stats.dropped.values())
+    return stats.accepted == settled + stats.queued + stats.in_flight

@@ -20,6 +20,7 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -96,7 +97,13 @@ def _read_all(fd: int, length: int, at: int) -> bytes:
 
 
 class Disk:
-    """A local file system.  ``mapped`` None: decide by the file system's type; True or False: as told."""
+    """A local file system.  ``mapped`` None: decide by the file system's type; True or False: as told.
+
+    ``is_opening_here()`` tells whether this thread is in the middle of an open, a close or a fork, where others wait
+    for it; each put asks, so it is C's own function.
+    """
+
+    is_opening_here: Callable[[], bool] = staticmethod(_opening._is_owned)  # noqa: SLF001 - C's RLock has no other name
 
     def __init__(self, *, mapped: bool | None = None) -> None:
         self.mapped = mapped

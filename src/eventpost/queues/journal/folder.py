@@ -172,11 +172,16 @@ class Folder:
             writer = again or f"{os.getpid()}.{secrets.token_hex(5)}"
             path = f"{self.writers}/{writer}.lock"
             fd = self.disk.create(path, self.file_mode, self.gid)
-            # Between these two lines a scanner may take it for a dead writer's, and lock or unlink it: then once more.
-            if self.disk.lock(fd) and self.disk.still_named(fd, path):
+            entered = False
+            try:
+                # Before this line a scanner may take it for a dead writer's, and lock or unlink it: then once more.
+                entered = self.disk.lock(fd) and self.disk.still_named(fd, path)
+            finally:
+                if not entered:
+                    self.disk.close(fd)
+                    self.disk.unlink(path)
+            if entered:
                 return writer, fd
-            self.disk.close(fd)
-            self.disk.unlink(path)
         raise OSError(errno.EAGAIN, "a writer's lock could not be had", self.writers)
 
     def is_entered(self, writer: str, fd: int) -> bool:
@@ -254,9 +259,12 @@ class Folder:
         fd = self.disk.create(temporary, self.file_mode, self.gid)
         try:
             self.disk.write(fd, orjson.dumps(note), 0)
-            self.disk.datasync(fd)
+            self.disk.datasync(
+                fd
+            )  # before the name is its: power loss must not put an empty note in the old one's place
         finally:
             self.disk.close(fd)
+        # The folder is not synced: the old note may come back and its segments not, which costs a count, no event.
         self.disk.rename(temporary, f"{self.path}/{name}")
 
     def set_aside(self, segment: str, at: int, data: bytes) -> str:
@@ -284,12 +292,23 @@ class Folder:
         except FileNotFoundError:
             return None
         try:
-            first = self.disk.read(fd, fmt.PAGE_BYTES, 0)
-            header = fmt.decode_header(self.disk.read(fd, fmt.header_bytes_wanted(first), 0))
+            header = self._header(fd)
             settled = self.disk.read(fd, header.events_max, header.outcomes_at)
         finally:
             self.disk.close(fd)
         return header, count_outcomes(settled)
+
+    def read_header(self, path: str) -> fmt.Header:
+        """Read a segment's header.  Raises OSError or ValueError."""
+        fd = self.disk.open(path, write=False)
+        try:
+            return self._header(fd)
+        finally:
+            self.disk.close(fd)
+
+    def _header(self, fd: int) -> fmt.Header:
+        first = self.disk.read(fd, fmt.PAGE_BYTES, 0)
+        return fmt.decode_header(self.disk.read(fd, fmt.header_bytes_wanted(first), 0))
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:

@@ -176,8 +176,15 @@ def _part(folder: Folder, path: str) -> _Part:
         disk.close(fd)
     frames = (frame for _, frame, _ in dead.walk(data, header.records_at))
     put = [(one.ordinal, one.at_s) for one in frames if one is not None and one.kind in (Kind.EVENT, Kind.DEAD)]
-    events = 1 + max((ordinal for ordinal, _ in put), default=-1) if sealed is None else sealed
+    events = max(1 + max((ordinal for ordinal, _ in put), default=-1), _told_by_outcomes(settled))
+    events = events if sealed is None else sealed
     return _Part(header, events, outcomes, size, next((at_s for ordinal, at_s in put if ordinal >= first), None))
+
+
+def _told_by_outcomes(settled: bytes) -> int:
+    """Return how many events there must have been for these outcomes, whatever became of their records: as a sender."""
+    told = settled.rstrip(b"\0")
+    return len(told) if SETTLED.issuperset(told.replace(b"\0", b"")) else 0
 
 
 def tail(path: str | os.PathLike[str], *, last: int | None = 10) -> list[Seen]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ...clock import Clock
@@ -73,7 +74,7 @@ class Keeper:
                 nexts.append(now)
             elif some or self.store.syncs.unsynced() or self.claims.backlog():
                 nexts.append(self._sync_at)  # with a backlog also where all is synced: a put then wakes nobody
-        if self.orphans.adopt != "never" or self.store.presence_fd >= 0:
+        if self.orphans.adopt != "never" or self.store.presence.is_held:
             if now >= self._scan_at:
                 self._scan_at = now + self.scan_interval_s
                 self._look_after_own_lock()
@@ -97,18 +98,19 @@ class Keeper:
 
     def _look_after_own_lock(self) -> None:
         """Make the own lock anew if its name is gone (a cleaner of temporary files): without it we look dead."""
-        if self.store.presence_fd >= 0:
+        if self.store.presence.is_held:
             try:
-                self.store.enter()
+                self.store.presence.enter()
             except OSError as error:
                 self.emit(Trouble("journal", f"{self.folder.path} cannot be used any more: {error.strerror}"))
 
     def make_room(self, wanted: int) -> bool:
         """Free what the folder's bound needs for a new segment: settled ones first, then what overflow allows."""
         self.claims.fold_done()
-        if not self.store.sends:
-            self.count.reap_own()
         excess = self.folder.stored_bytes() + wanted - self.store.bytes_max
+        if excess > 0 and not self.store.sends:
+            with suppress(OSError):  # then there is no room, which is the better reason
+                excess -= self.count.reap_own(bytes_wanted=excess)
         return excess <= 0 or (self.store.overflow == "drop_oldest" and self._drop_oldest(excess))
 
     def _drop_oldest(self, excess: int) -> bool:
@@ -124,7 +126,7 @@ class Keeper:
     def _drop_segment(self, name: str) -> int:
         """Drop what is unsettled in one sealed segment that nobody holds; returns the bytes that this frees."""
         writer, path, disk = writer_of(name), f"{self.folder.segments}/{name}", self.folder.disk
-        own = writer == self.store.writer_name
+        own = writer == self.store.presence.name
         if not own and self.folder.is_alive(writer):
             return 0
         try:

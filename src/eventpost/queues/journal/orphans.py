@@ -3,7 +3,8 @@
 One process of those that share a folder is elected (a flock) to look for orphans, so that the cost of doing nothing
 does not grow with workers times segments; a sender of its own (``eventpost send``) always looks.  A segment may be
 adopted once its writer is dead, or if that writer does not send; never otherwise, so no event is leased to two
-living processes.
+living processes.  The oldest go first, a few hundred at once; beyond that some of each endpoint, so that a backlog for
+one that is down holds up no other's.
 
 Before an adopted segment is read, the dead letters of dead writers are asked which of its events they hold: who parked
 a letter may have died before he noted it.  Such an event is settled as dead, neither sent again nor counted twice.
@@ -11,6 +12,7 @@ a letter may have died before he noted it.  Such an event is settled as dead, ne
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 Adopt = Literal["elected", "always", "never"]
 _ADOPTED_MAX: Final = 256
+_ADOPTED_EXTRA: Final = 64
+_ADOPTED_OF_LANE: Final = 16
 _ALIVE_CACHE_S: Final = 0.5
 _TICK_S: Final = 0.05
 
@@ -58,6 +62,8 @@ class Orphans:
         self._changed_ns = -1
         self._alive: dict[str, tuple[float, bool]] = {}
         self._left_alone: set[str] = set()
+        self._headers: dict[str, tuple[str, bool]] = {}
+        """By segment, what does not change: its lane, and whether its writer sends."""
         self._parked = Parked(self.folder)
 
     @property
@@ -79,11 +85,13 @@ class Orphans:
     def _try_election(self) -> bool:
         path = f"{self.folder.path}/scanner.lock"
         fd = self.folder.create_lock(path)
-        if self.folder.disk.lock(fd) and self.folder.disk.still_named(fd, path):
-            self.elected_fd = fd
-            return True
-        self.folder.disk.close(fd)
-        return False
+        try:
+            if self.folder.disk.lock(fd) and self.folder.disk.still_named(fd, path):
+                self.elected_fd = fd
+        finally:
+            if self.elected_fd != fd:
+                self.folder.disk.close(fd)
+        return self.elected_fd == fd
 
     def leave(self) -> None:
         """Give up the election."""
@@ -113,17 +121,37 @@ class Orphans:
 
     def _take_all(self, names: Sequence[str]) -> list[Cursor]:
         taken: list[Cursor] = []
+        with self.claims.lock:
+            held = Counter(cursor.header.lane for cursor in self.claims.open)
         for name in self._not_ours(names):
-            if len(self.claims.open) + len(taken) >= _ADOPTED_MAX:
+            most = held.total() - _ADOPTED_MAX
+            if most >= _ADOPTED_EXTRA:
                 break
             try:
+                if most >= 0 and held[self._lane_of(name)] >= _ADOPTED_OF_LANE:
+                    continue
                 cursor = self._take(name, writer_of(name))
             except OSError as error:  # one file that can't be had must not stop the others
                 self.emit(Trouble("journal", f"{self.folder.segments}/{name} cannot be adopted: {error.strerror}"))
                 continue
             if cursor is not None:
                 taken.append(cursor)
+                held[cursor.header.lane] += 1
         return taken
+
+    def _header_of(self, name: str) -> tuple[str, bool]:
+        """Return a segment's lane, and whether its writer sends.  Raises OSError or ValueError."""
+        known = self._headers.get(name)
+        if known is None:
+            header = self.folder.read_header(f"{self.folder.segments}/{name}")
+            known = self._headers[name] = header.lane, header.sender
+        return known
+
+    def _lane_of(self, name: str) -> str:
+        try:
+            return self._header_of(name)[0]
+        except (FileNotFoundError, ValueError):  # whoever takes it finds that out
+            return ""
 
     def _adopt(self, taken: Sequence[Cursor]) -> int:
         try:
@@ -192,6 +220,7 @@ class Orphans:
     def _forget_what_is_gone(self, names: list[str]) -> None:
         there = set(names)
         self._left_alone &= there
+        self._headers = {name: known for name, known in self._headers.items() if name in there}
         with self.claims.lock:
             self.claims.finished &= there
         writers = {writer_of(name) for name in names}
@@ -211,10 +240,8 @@ class Orphans:
         alive = self.is_alive(writer)
         disk = self.folder.disk
         try:
-            if alive:
-                found = self.folder.read_outcomes(path)
-                if found is None or found[0].sender:
-                    return None
+            if alive and self._header_of(name)[1]:
+                return None
             fd = disk.open(path)
         except FileNotFoundError:
             return None
@@ -248,5 +275,5 @@ class Orphans:
         """Put a file whose header can't be read where a person can look at it."""
         target = f"{self.folder.bad}/{path.rsplit('/', 1)[1]}.bad"
         size = self.folder.disk.size(path)
-        self.folder.disk.rename(path, target)
+        self.folder.disk.rename(path, target)  # under its lock; undone by power loss, it is only found once more
         self.emit(Damaged(target, 0, size, why))

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from ...clock import Clock, SystemClock
 from ...event import Event
+from ...sender.primitives import is_mine
 from ...watch.signals import Damaged, Signal, Trouble
 from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
 from .bounds import DEAD_AGE_MAX_S, DEAD_BYTES_MAX, Bounds
@@ -27,6 +28,8 @@ from .segment import Cursor, JournalLease
 from .store import SEGMENT_BYTES_MIN, Store
 
 _DEAD_RETRY_S = 60.0
+_REAPED_MAX = 2
+"""Segments that a put folds when it begins one: more than come, and few enough that the put does not notice."""
 
 
 class JournalQueue:
@@ -131,7 +134,10 @@ class JournalQueue:
         return self._keeper.make_room(wanted)
 
     def _reap(self) -> None:
-        self._count.reap_own(thorough=False)
+        try:
+            self._count.reap_own(oldest=_REAPED_MAX)
+        except OSError as error:  # what is left lying there refuses no put
+            self._tell(Trouble("journal", f"{self.folder.path} cannot be tidied: {error.strerror}"))
 
     def put(self, events: Sequence[Event]) -> None:
         """See Queue.put."""
@@ -179,7 +185,7 @@ class JournalQueue:
 
     def _say(self) -> None:
         """Tell what happened, once no lock is held: an observer may call anything, and wait for anybody."""
-        if self._claims.lock._is_owned() or self._store.lock._is_owned():  # noqa: SLF001 - C's RLock has no other name for it
+        if is_mine(self._claims.lock) or is_mine(self._store.lock):
             return  # whoever holds it says it
         while self._signals:
             try:
@@ -233,12 +239,13 @@ class JournalQueue:
         self._say()
 
     def _bury(self, live: list[JournalLease], reason: str, answer: Answer | None) -> None:
+        presence = self._store.presence
         try:
-            self._store.enter()
+            presence.enter()
             if self._store.durable:
-                self._store.sync_path()
+                presence.sync_path()
             for lease in live:
-                self._dead.write(lease, reason, answer, self._store.writer_name)
+                self._dead.write(lease, reason, answer, presence.name)
                 try:
                     self._claims.settle_dead([lease])
                 except OSError:
@@ -255,6 +262,7 @@ class JournalQueue:
         try:
             return self._keeper.tend()
         finally:
+            self._store.interruptions.do_what_is_left()
             self._say()
 
     @property
@@ -279,17 +287,24 @@ class JournalQueue:
 
     def sync(self, timeout_s: float) -> bool:  # noqa: ARG002 - a sync can't be interrupted; the kernel's own limits apply
         """See Queue.sync."""
-        safe = self._store.syncs.sync()
-        if not self._store.sends:
-            with suppress(OSError):  # the next one, or the end, will
-                self._count.reap_own()
+        try:
+            safe = self._store.syncs.sync()
+            if not self._store.sends:
+                with suppress(OSError):  # the next one, or the end, will
+                    self._count.reap_own()
+        finally:
+            self._store.interruptions.do_what_is_left()
+            self._say()
         return safe
 
     def stats(self) -> QueueStats:
         """See Queue.stats."""
         if self._last is not None:
             return self._last
-        return self._count.stats()
+        try:
+            return self._count.stats()
+        finally:
+            self._store.interruptions.do_what_is_left()
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child."""
@@ -309,8 +324,17 @@ class JournalQueue:
             self._last = QueueStats()
 
     def close(self, timeout_s: float = 10.0) -> None:  # noqa: ARG002 - nothing here waits for anybody
-        """See Queue.close.  What is not delivered stays in the folder, where any sender may take it."""
-        with self._store.lock:
+        """See Queue.close.  What is not delivered stays in the folder, where any sender may take it.
+
+        In a signal handler that interrupts something here, the rest is done when that has ended.
+        """
+        if self._store.interruptions.nothing_can_end:
+            self._store.close_later(self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        with self._claims.lock, self._store.lock:
             if self._last is not None:
                 return
             try:
@@ -323,7 +347,7 @@ class JournalQueue:
                 # The writer's lock last: while it is held, nobody else reads what we may still have in hand.
                 self._claims.close()
                 self._orphans.leave()
-                self._store.leave(nothing_left=not self._last.queued and not self._last.dead)
+                self._store.presence.leave(nothing_left=not self._last.queued and not self._last.dead)
             except OSError as error:
                 self._tell(Trouble("journal", f"{self.folder.path} could not be left in order: {error}"))
         self._say()
@@ -334,8 +358,7 @@ class JournalQueue:
             self._store.close()
         finally:
             self._dead.close()
-        with self._claims.lock:
-            self._end_own()
+        self._end_own()
         self._claims.fold_done()
         self._count.reap_own_dead()
         if not self._store.sends:

@@ -138,7 +138,7 @@ def _segment(folder: Folder, path: str) -> list[Repair]:
             if why_not:
                 return [Repair(path, "left", 0, why_not)]
             target = f"{folder.bad}/{path.rsplit('/', 1)[1]}.bad"
-            folder.disk.rename(path, target)
+            folder.disk.rename(path, target)  # under its lock; undone by power loss, the next repair finds it again
             return [Repair(path, "set_aside", 0, f"{error}; it is {target} now, and its events cannot be counted")]
         found = _Found(header, data)
         if not found.wrong or (why_not and not found.lost and not found.unknown):
@@ -222,7 +222,7 @@ def _mend(folder: Folder, path: str, fd: int, found: _Found) -> list[Repair]:
                     path, "cut", 0, f"half a record at {found.tail[0]:,}: its put never returned; kept in {folder.bad}"
                 )
             )
-    disk.datasync(fd)
+    disk.datasync(fd)  # after all of it: each of these stores may be there or not, and is made again
     return done
 
 

@@ -6,9 +6,9 @@ Orders of writing, each with its reason:
   ends in ``.seg`` always has a whole header, and a full disk shows here, before anything was promised.  Synced before
   the rename, for the name may reach the device long before the bytes; the folder after it, for the name is part of the
   promise.  What fails is unlinked under both names: nobody would ever settle it.
-* Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` and ``count`` move after the
-  store, so the own sender never looks at half a frame; another process takes half a frame of a living writer for "not
-  yet".
+* Within a frame nothing is ordered: its checksum decides whether it is there.  ``end`` moves after the store, so the
+  own sender never looks at half a frame, and ``count`` before ``end``, so it never has more than was counted; another
+  process takes half a frame of a living writer for "not yet".
 * At ``fsync`` the sync comes between the store and the yes, and the sender sees a frame only after it.  A failed sync
   ends the segment at what was synced before: a second one would say that all is well.
 * Outcome bytes are stored after the fact they tell (an answer that came, a dead letter that is on the disk): a crash in
@@ -81,7 +81,7 @@ class SegmentWriter:
 
     __slots__ = (
         "count", "durable", "end", "envelopes", "events_max", "failed", "fd", "header", "hold", "map", "name", "path",
-        "sealed", "size", "sync_lock", "synced", "synced_count",
+        "sealed", "seen_s", "size", "sync_lock", "synced", "synced_count",
     )  # fmt: skip
 
     def __init__(
@@ -102,8 +102,8 @@ class SegmentWriter:
             self.end = self.synced = self.header.records_at
             self.events_max = self.header.events_max
             if durable:
-                disk.datasync(self.fd)
-            disk.rename(temporary, self.path)
+                disk.datasync(self.fd)  # the bytes before the name: who finds the one finds the other
+            disk.rename(temporary, self.path)  # it has its name once it has its header, whoever is killed when
             if durable:
                 disk.sync_folder(folder)  # the name is part of the promise
         except BaseException:
@@ -115,6 +115,7 @@ class SegmentWriter:
         self.envelopes: dict[Envelope, int] = {}
         self.synced_count = 0
         self.hold: int | None = None
+        self.seen_s = 0
         self.durable = durable
         self.failed = self.sealed = False
         self.sync_lock = RLock()
@@ -141,8 +142,8 @@ class SegmentWriter:
         end, count = self.end, self.count
         body = _pack_body(length, count, at_s, number, kind, 0) + payload
         self.map[end : end + length] = _pack_crc(crc32(body)) + body  # type: ignore[index]  # a sealed writer is never appended to
-        self.end = end + ((length + 7) & -8)
         self.count = count + 1
+        self.end = end + ((length + 7) & -8)
 
     def _store(self, data: bytes) -> None:
         self.map[self.end : self.end + len(data)] = data  # type: ignore[index]  # as in append
@@ -185,11 +186,12 @@ class SegmentWriter:
         if self.sealed:
             return
         self.sealed = True
+        self.envelopes = {}  # a backlog would keep those of all its segments
         # Not closed: the own reader may be slicing it this moment; the last reference lets it go.
         mapped, self.map = self.map, None
         try:
             try:
-                if mapped is not None:
+                if mapped is not None:  # before the cut: what lies behind a seal nobody reads
                     mapped[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES] = fmt.encode_seal(self.count, self.end)
             finally:  # without a seal the file's end is what tells where its records end
                 disk.truncate(self.fd, self.end)
@@ -405,6 +407,7 @@ class Cursor:
     def _finish(self) -> None:
         """Account for the tail, then hand out nothing more."""
         self.ended = True
+        self.envelopes = {}
         end = self.end or 0
         if (
             self.header.sealed_events is not None

@@ -10,11 +10,10 @@ cannot have the sync lock in time is refused, too, and its events are settled as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import QueueUnavailable
-from ...sender.primitives import RLock
+from ...sender.primitives import RLock, get_ident, is_mine
 from .segment import SegmentWriter
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Syncs:
     """
 
     def __init__(
-        self, folder: Folder, lock: AbstractContextManager[Any], *, durable: bool,
+        self, folder: Folder, lock: Any, *, durable: bool,
         writers: Callable[[], list[SegmentWriter]], end: Callable[[SegmentWriter], None],
         sync_path: Callable[[], None],
     ) -> None:  # fmt: skip
@@ -44,6 +43,8 @@ class Syncs:
         self._end = end
         self._sync_path = sync_path
         self._sync_lock = RLock()
+        self._syncing: set[int] = set()
+        """The threads that are in the middle of one."""
         self._unsynced: dict[str, SegmentWriter] = {}
         """At ``os``: what was begun and is not known to be safe in full, sealed or not, by its path."""
 
@@ -51,23 +52,41 @@ class Syncs:
         """Return once the writer's bytes up to ``end`` are on the device.  Raises QueueUnavailable."""
         if writer.synced >= end:
             return
-        if not self._sync_lock.acquire(timeout=SYNC_WAIT_S):
-            raise QueueUnavailable("the disk did not answer a sync in time", reason="sync_timeout")
+        if is_mine(self.lock):
+            self._sync(writer)  # who has the sync lock may wait for the put that this one interrupts
+        else:
+            self._sync_in_turn(writer, end)
+        if writer.synced < end:
+            raise QueueUnavailable("the disk refused a sync; the segment is given up", reason="sync_failed")
+
+    def is_syncing_here(self) -> bool:
+        """Tell whether this thread is in the middle of a sync, for which who has the put lock may wait."""
+        return get_ident() in self._syncing
+
+    def _sync_in_turn(self, writer: SegmentWriter, end: int) -> None:
         try:
+            if not self._sync_lock.acquire(timeout=SYNC_WAIT_S):
+                raise QueueUnavailable("the disk did not answer a sync in time", reason="sync_timeout")
             if writer.synced < end:
                 self._sync(writer)
         finally:
-            self._sync_lock.release()
-        if writer.synced < end:
-            raise QueueUnavailable("the disk refused a sync; the segment is given up", reason="sync_failed")
+            if is_mine(self._sync_lock):  # an interruption may come right after it was had
+                self._sync_lock.release()
 
     def _sync(self, writer: SegmentWriter) -> bool:
         with self.lock:  # end and count of one moment
             end, count = writer.end, writer.count
-        if writer.sync(self.folder.disk, end, count):
-            return True
-        self._end(writer)
-        return False
+        me, synced = get_ident(), False
+        outermost = me not in self._syncing
+        try:
+            self._syncing.add(me)
+            synced = writer.sync(self.folder.disk, end, count)
+        finally:
+            if outermost:
+                self._syncing.discard(me)
+        if not synced:
+            self._end(writer)
+        return synced
 
     def remember(self, writer: SegmentWriter) -> None:
         """Know a new segment at ``os``."""
@@ -87,6 +106,8 @@ class Syncs:
         No put waits for it.  ``some``: these only, of what ``unsynced`` returned.
         """
         if self.durable:
+            if self.folder.disk.is_opening_here() or self.is_syncing_here():
+                return True  # who has the put lock may wait for this thread; what was promised is safe
             with self.lock:
                 writers = self._writers()
             synced = [self._sync(writer) for writer in writers]
@@ -101,9 +122,9 @@ class Syncs:
                 if writer.synced < end:
                     fd = disk.open(writer.path, write=False)
                     try:
-                        writer.synced = end  # whatever comes of it: a second sync would say that all is well
                         disk.datasync(fd)
-                    finally:
+                    finally:  # whatever came of it: a second sync would say that all is well
+                        writer.synced = max(writer.synced, end)
                         disk.close(fd)
             except FileNotFoundError:
                 sealed = True  # settled and gone

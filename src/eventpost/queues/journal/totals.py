@@ -80,7 +80,7 @@ def fold(
                     raise
                 _cut_records(folder, path, events)
                 folder.write_note(NAME, totals)
-        folder.disk.unlink(path)
+        folder.disk.unlink(path)  # counted first: a crash in between leaves what ``folded`` names, not events uncounted
     return True
 
 

@@ -1,0 +1,129 @@
+"""The mutation check: which mutants are made, that they are judged rightly, and that none survives unexplained."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proof import mutation
+from proof.mutants import PACKAGE, Mutant, mutants_of
+
+SOURCE = '''"""A module."""
+
+LIMIT: Final = 4
+KINDS = frozenset({"a", "b c"})
+
+
+class Thing:
+    __slots__ = ("one",)
+
+    @property
+    def full(self) -> int | None:
+        """Say so."""
+        if self.count > LIMIT and not self.sealed:
+            raise ValueError("it is full")
+        self.disk.sync(self.fd, flag=True)
+        return len(self.names) + 1
+
+    def __repr__(self) -> str:
+        return "x" * 3
+'''
+BREAKER = "sender/breaker.py"
+
+
+def differences(source: str) -> set[tuple[str, str, str]]:
+    """Return where a module is changed, from what to what."""
+    return {(one.where, one.was, one.now) for one in mutants_of("a.py", source)}
+
+
+def test_what_a_mistake_might_look_like() -> None:
+    """Constants, properties, conditions, calls and arguments change; words, annotations, slots and repr stay."""
+    condition = "if self.count > LIMIT and not self.sealed:"
+    sync = "self.disk.sync(self.fd, flag=True)"
+    kinds = 'KINDS = frozenset({"a", "b c"})'
+    assert differences(SOURCE) == {
+        ("", "LIMIT: Final = 4", "LIMIT: Final = 5"),
+        ("", kinds, "KINDS = None"),
+        ("", kinds, "KINDS = frozenset(None)"),
+        ("", kinds, 'KINDS = frozenset({"XXaXX", "b c"})'),
+        ("Thing.full", condition, "if not (self.count > LIMIT and not self.sealed):"),
+        ("Thing.full", condition, "if self.count > LIMIT or not self.sealed:"),
+        ("Thing.full", condition, "if self.count >= LIMIT and not self.sealed:"),
+        ("Thing.full", condition, "if self.count > LIMIT and self.sealed:"),
+        ("Thing.full", 'raise ValueError("it is full")', "raise ValueError(None)"),
+        ("Thing.full", sync, "pass"),
+        ("Thing.full", sync, "self.disk.sync(None, flag=True)"),
+        ("Thing.full", sync, "self.disk.sync(self.fd, flag=None)"),
+        ("Thing.full", sync, "self.disk.sync(self.fd, )"),
+        ("Thing.full", sync, "self.disk.sync(self.fd, flag=False)"),
+        ("Thing.full", "return len(self.names) + 1", "return len(self.names) - 1"),
+        ("Thing.full", "return len(self.names) + 1", "return len(self.names) + 2"),
+    }
+
+
+def test_every_mutant_of_a_module_differs_from_it_in_the_lines_that_it_names() -> None:
+    """And each is Python, and is made once."""
+    source = (PACKAGE / BREAKER).read_text()
+    made = mutants_of(BREAKER)
+    assert len({one.source for one in made} | {source}) == len(made) + 1 > 150
+    for one in made:
+        first, last = one.lines
+        before, after = source.splitlines(), one.source.splitlines()
+        assert before[: first - 1] == after[: first - 1]
+        assert before[last:] == after[len(after) - len(before) + last :]
+        compile(one.source, BREAKER, "exec")
+
+
+def test_an_explanation_names_its_mutants_and_its_reason() -> None:
+    """Several may share one; without a reason it is none."""
+    text = "# a comment\n\na.py f\n- x = 1\n+ x = 2\n- y(\n- 1)\n+ y(2)\n= it does\n= not matter\n"
+    assert mutation.explained(text) == {
+        ("a.py", "f", "x = 1", "x = 2"): "it does not matter",
+        ("a.py", "f", "y(\n1)", "y(2)"): "it does not matter",
+    }
+    with pytest.raises(ValueError, match="without a reason"):
+        mutation.explained("a.py f\n- x = 1\n+ x = 2\n")
+
+
+def test_no_explanation_is_stale() -> None:
+    """What it shows still stands in its module; a run checks that it is a mutant, too."""
+    reasons = mutation.explained(mutation.EXPLAINED.read_text())
+    lines = {module: {line.strip() for line in (PACKAGE / module).read_text().splitlines()} for module, *_ in reasons}
+    assert [key for key in reasons if not set(key[2].split("\n")) <= lines[key[0]]] == []
+
+
+def test_each_module_is_judged_by_tests_that_exist() -> None:
+    """Every mutated module has a row, and every row names files that are there."""
+    assert all(mutation.row_of(Mutant(module, "", "", "", (1, 1), "")) for module in mutation.modules())
+    files = {f"tests/{name}.py" for names in mutation.TESTS.values() for name in names}
+    assert [file for file in files if not (mutation.ROOT / file).exists()] == []
+
+
+def test_who_survives_fails_the_run_until_it_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a test notices, one that ends in no time, and one that says the same in other words."""
+    source = (PACKAGE / BREAKER).read_text()
+    line = "self._tries += 1"
+    at = source[: source.index(line)].count("\n") + 1
+    some = [
+        Mutant(BREAKER, "Breaker._open", line, now, (at, at), source.replace(line, now))
+        for now in ("self._tries -= 1", "while True: pass", "self._tries = self._tries + 1")
+    ]
+    monkeypatch.setattr(mutation, "TESTS", {"sender/*": ("unit/test_breaker",)})
+    monkeypatch.setattr(mutation, "mutants_of", lambda module: some)
+    monkeypatch.setattr(mutation, "EXPLAINED", tmp_path / "survivors.txt")
+    monkeypatch.setattr(mutation, "TIMEOUT_LEAST_S", 3.0)
+    (tmp_path / "survivors.txt").write_text("")
+
+    def run(**options: Any) -> Any:
+        words = {"minutes": 1.0, "seed": 0, "patience": 60.0, "jobs": 1, "afresh": False, "work": tmp_path / "work"}
+        return mutation.run(argparse.Namespace(**words | {"module": [BREAKER]} | options))
+
+    with pytest.raises(SystemExit, match="1 of 3 mutants survive, and nobody has said why"):
+        run()
+    (tmp_path / "survivors.txt").write_text(f"{some[2]}\n= it says the same\n")
+    figures = run(minutes=0.0)  # the verdicts are kept
+    assert (figures["judged"], figures["killed"], figures["of them by time"]) == (3, 2, 1)
+    assert figures["survive, with a reason"] == 1
+    (tmp_path / "survivors.txt").write_text(f"{some[2]}+ 2\n= it was another\n")
+    with pytest.raises(SystemExit, match="explains what is no mutant any more"):
+        run(minutes=0.0)
