@@ -5,19 +5,22 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CODE   := src tests examples bench proof
+CODE   := src tests examples bench proof deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers docs bench soak clean
+.PHONY: help demo test test-interop check format lint types layers docs bench soak clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 demo: $(READY)  ## a real client, an outage, a kill -9 and a recovery, counted; under a minute, no network
 	@$(BIN)/eventpost demo
 
 test: $(READY)  ## all tests, against the real SDK and real processes
 	@$(BIN)/python -m pytest
+
+test-interop: $(READY)  ## the official SDKs of Go, JavaScript, Java and Python in front of the relay; fetches them
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m interop tests/interop
 
 check: format lint types layers docs  ## format, lint, types, layers and docs: what has to be clean before a commit
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from eventpost import JournalQueue
 from eventpost.queues.journal import inspect
 from eventpost.testing import Collector
 from eventpost.testing.collector import Reply
@@ -225,7 +226,7 @@ def test_it_sends_what_applications_stored(tmp_path):
     """A further ``--journal`` is an application's: what it stores is delivered, except to URLs that are not allowed."""
     with Collector() as endpoint, Collector() as elsewhere:
         store = (
-            "import sys; from eventpost import *\n"
+            "import sys; from eventpost import EventDispatcher, JournalQueue, LogEvent\n"
             "d = EventDispatcher(JournalQueue(sys.argv[1]), sender='none')\n"
             "for url in sys.argv[2:]:\n"
             "    visitor = {'visitor_id': 'v', 'snapshots': [{'events': [{'uuid': url}]}]}\n"
@@ -245,6 +246,19 @@ def test_it_sends_what_applications_stored(tmp_path):
         assert f"1 stay in {tmp_path / 'app'}" in out
 
 
+def test_an_applications_folder_that_goes_closes_no_door(tmp_path):
+    """A worker that is started again takes events also where an application's journal is gone by then."""
+    JournalQueue(tmp_path / "app").close()
+    with Relay(tmp_path / "own", "--journal", str(tmp_path / "app")) as relay:
+        (tmp_path / "app").rename(tmp_path / "away")
+        victim = relay.workers[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: relay.workers and victim not in relay.workers)
+        assert ask(relay.port, batch()).status == 204
+        assert ask(relay.port, path="/", method="GET").status == 200
+        relay.stop()
+
+
 def test_nowhere_is_left_alone(tmp_path):
     """Events are taken and kept while the endpoint is down; the relay stays ready."""
     with Relay(tmp_path / "j", "--drain-timeout", "0", endpoint=NOWHERE) as relay:
@@ -253,3 +267,16 @@ def test_nowhere_is_left_alone(tmp_path):
         assert ask(relay.port, path="/readyz", method="GET").status == 200
         relay.stop()
     assert len(bodies(tmp_path / "j")) == 30
+
+
+def test_a_page_that_listens_holds_up_no_stop(tmp_path):
+    """A stop does not wait for a browser that goes on listening for news, and complains of nothing."""
+    with Relay(tmp_path / "j", "--prefix", "/relay") as relay, Wire(relay.port) as wire:
+        shown = ask(relay.port, path="/relay/", method="GET")
+        assert (shown.status, b"<script>" in shown.body) == (200, False)
+        wire.send(request(method="GET", path="/relay/live"))
+        assert b"text/event-stream" in wire.socket.recv(1000)
+        began = time.monotonic()
+        code, _, err = relay.stop()
+        assert (code, err) == (0, "")
+        assert time.monotonic() - began < 4

@@ -19,7 +19,7 @@ from support import missing
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "eventpost"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").glob("*.md"))]
 TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 ROW = {"figures": {}, "took_s": 1, "date": "", "python": "", "optimizely-sdk": "", "system": ""}
 LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
@@ -170,9 +170,9 @@ def test_every_command_and_option_is_documented():
 
 def test_the_readme_commands_are_targets():
     """Each ``make`` command that a page tells people to run is a target of the Makefile, and described by its help."""
-    targets = set(re.findall(r"^([a-z]+):.*##", text("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*##", text("Makefile"), re.MULTILINE))
     for page in PAGES:
-        commands = re.findall(r"(?:^|`)make ([a-z]+(?: [a-z]+)*)(?=`|\s+#|$)", page.read_text("utf-8"), re.MULTILINE)
+        commands = re.findall(r"(?:^|`)make ([a-z-]+(?: [a-z-]+)*)(?=`|\s+#|$)", page.read_text("utf-8"), re.MULTILINE)
         assert {word for command in commands for word in command.split()} <= targets, page.name
     assert "make demo" in text("README.md")
     assert "make test" in text("README.md")

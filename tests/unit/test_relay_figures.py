@@ -27,9 +27,10 @@ def figures_of(tmp_path, *names):
 def test_what_is_written(tmp_path):
     """The folders' sums, the workers, what was refused, and what the monitor knows."""
     figures, senders = figures_of(tmp_path, "own", "app")
-    figures.write()
+    next_s = figures.write()
     state = read_state(str(tmp_path / "run"))
     assert state is not None
+    assert state["next_s"] == next_s >= 0.5
     assert [one["path"] for one in state["journals"]] == [str(tmp_path / "own"), str(tmp_path / "app")]
     assert [one["queued"] for one in state["journals"]] == [1, 1]
     assert [one["bytes_max"] for one in state["journals"]] == [1 << 30, None]

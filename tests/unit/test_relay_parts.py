@@ -190,6 +190,50 @@ class TestGroupCommit:
         stored = [event for put in queue.puts if bad not in put for event in put]
         assert sorted(stored) == sorted(good)
 
+    def test_a_full_queue_takes_what_still_fits(self):
+        """A joint put that finds no room is tried one by one, until one finds none; nobody is asked after that."""
+        events = numbered(10)
+        room = [3]
+
+        def refuses(put):
+            if len(put) > room[0]:
+                return QueueFull()
+            room[0] -= len(put)
+            return None
+
+        queue = Recorder(refuses)
+        queue.gate.clear()
+
+        async def scenario():
+            commit = GroupCommit(queue, asyncio.get_running_loop())
+            waiting = [commit.put(one) for one in events]
+            queue.gate.set()
+            said = await asyncio.gather(*waiting)
+            commit.close(5)
+            return said
+
+        said = asyncio.run(scenario())
+        assert [one is None for one in said].count(True) == 3
+        assert {one.reason for one in said if one is not None} == {"queue_full"}
+        assert len([put for put in queue.puts if len(put) == 1]) <= 3 + 2
+
+    @pytest.mark.parametrize("reason", ["sync_timeout", "sync_failed", "disk_full", "folder_gone"])
+    def test_a_disk_that_fails_is_asked_once(self, reason):
+        """A group's refusal by the disk is each one's: a wait of half a minute must not be repeated for each."""
+        queue = Recorder(lambda _: QueueUnavailable(reason=reason))
+        queue.gate.clear()
+
+        async def scenario():
+            commit = GroupCommit(queue, asyncio.get_running_loop())
+            waiting = [commit.put(one) for one in numbered(50)]
+            queue.gate.set()
+            said = await asyncio.gather(*waiting)
+            commit.close(5)
+            return said
+
+        assert {one.reason for one in asyncio.run(scenario())} == {reason}
+        assert len(queue.puts) <= 2
+
     @pytest.mark.parametrize(
         ("error", "status", "reason"),
         [

@@ -29,7 +29,7 @@ class RelayApp:
     Args:
         ingest: the door.
         targets: where events go, by path.
-        access: who may see the page and the metrics.
+        access: who may see the metrics; the page asks by itself.
         ready: returns why nothing can be stored, None if something can.
         metrics: returns the counters as text, and its content type.
         page: what answers every other path; None: nothing does.
@@ -92,9 +92,8 @@ class RelayApp:
             await answers.answer(send, 200, [_TEXT, answers.NO_STORE], b"ok\n")
 
     async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
-        denied = self._access.page_denied(_headers(scope))
-        if denied is not None or self._page is None:
-            await answers.deny(send, denied or _NOT_FOUND)
+        if self._page is None:
+            await answers.deny(send, _NOT_FOUND)
             return
         if self._prefix:
             scope = {**scope, "root_path": self._prefix}

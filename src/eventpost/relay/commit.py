@@ -3,7 +3,8 @@
 A put at ``os`` is a store into memory that the kernel keeps; it is made where the request is handled.  A put at
 ``fsync`` waits for the device, so it is made on a thread of its own: everything that came in while the last sync was
 under way goes into one put, which is one sync for each endpoint, and only then are these requests answered.  A queue
-takes all of a put or none; where it takes none, one event may be the cause, so each is tried by itself.
+takes all of a put or none; where it takes none for want of room, each event is tried by itself, until one finds none.
+A disk that fails is not asked again for each: a sync that is not answered takes half a minute to be given up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic, sleep
 from typing import Final, Protocol
 
 from ..errors import EventTooLarge, QueueError
@@ -20,6 +22,14 @@ from .answers import Denied, unavailable
 
 TOGETHER_MAX: Final = 1024
 TOGETHER_BYTES_MAX: Final = 4 << 20
+GATHER_SHARE: Final = 0.25
+"""How much of a put's time the next one waits where several came at once.
+
+Who was just answered sends again, and shares the next sync if that waits a moment; else two halves of the clients take
+turns, and each sync is for one of them.
+"""
+GATHER_MAX_S: Final = 0.001
+_ONE_MAY_FIT: Final = frozenset({"too_large", "queue_full"})
 _DETAILS: Final = {
     "queue_full": "the journal holds as many bytes as it may: the endpoint is behind",
     "disk_full": "the disk is full",
@@ -71,7 +81,8 @@ class GroupCommit:
         """Return what becomes None once the event is stored, or a no."""
         done: asyncio.Future[Denied | None] = self._loop.create_future()
         self._waiting.append((event, done))
-        self._bell.set()
+        if not self._bell.is_set():  # else the thread has yet to look, and finds it
+            self._bell.set()
         return done
 
     def close(self, timeout_s: float) -> None:
@@ -85,11 +96,15 @@ class GroupCommit:
             self._bell.wait()
             self._bell.clear()  # first: what comes after this rings again
             while group := self._next_group():
+                began = monotonic()
                 said = self._store([event for event, _ in group])
+                took_s = monotonic() - began
                 try:
                     self._loop.call_soon_threadsafe(_tell, [done for _, done in group], said)
                 except RuntimeError:  # the loop is closed: nobody waits
                     return
+                if len(group) > 1:
+                    sleep(min(took_s * GATHER_SHARE, GATHER_MAX_S))
 
     def _next_group(self) -> list[tuple[Event, asyncio.Future[Denied | None]]]:
         group: list[tuple[Event, asyncio.Future[Denied | None]]] = []
@@ -101,9 +116,14 @@ class GroupCommit:
 
     def _store(self, events: list[Event]) -> list[Denied | None]:
         said = put_now(self._queue, *events)
-        if said is None or len(events) == 1:
+        if said is None or len(events) == 1 or said.reason not in _ONE_MAY_FIT:
             return [said] * len(events)
-        return [put_now(self._queue, event) for event in events]
+        each: list[Denied | None] = []
+        full: Denied | None = None
+        for event in events:
+            each.append(full or put_now(self._queue, event))
+            full = each[-1] if each[-1] is not None and each[-1].reason == "queue_full" else None
+        return each
 
 
 def _tell(futures: list[asyncio.Future[Denied | None]], said: list[Denied | None]) -> None:

@@ -46,9 +46,13 @@ class Bell:
             await self._event.wait()
 
 
+async def go_on(running: Coroutine[Any, Any, None], waited_for: Any) -> None:
+    """Run a coroutine on that was begun without a task, and now waits for something; what a task is made of."""
+    await _steps(running, waited_for)
+
+
 @coroutine
-def go_on(running: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any, None]:
-    """Run a coroutine on that was begun without a task, and now waits for something."""
+def _steps(running: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any, None]:
     while True:
         try:
             found = yield waited_for

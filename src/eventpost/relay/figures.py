@@ -69,15 +69,15 @@ class Figures:
     def _run(self) -> None:
         wait_s = 0.0
         while not self._ended.wait(wait_s):
-            began = time.monotonic()
+            wait_s = EVERY_S
             try:
-                self.write()
+                wait_s = self.write()
             except Exception:  # noqa: BLE001 - logged; the next round may do better, and events are sent meanwhile
                 _log.exception("eventpost relay: the figures could not be written")
-            wait_s = max(EVERY_S, SHARE * (time.monotonic() - began))
 
-    def write(self) -> None:
-        """Count, and write the state.  Raises OSError."""
+    def write(self) -> float:
+        """Count, and write the state; return the seconds until the next time, as the state says.  Raises OSError."""
+        began = time.monotonic()
         journals = [self._count(*sender) for sender in self._senders]
         now = time.monotonic()
         if now - self._sampled_at >= SAMPLE_S:
@@ -88,7 +88,9 @@ class Figures:
             "workers": [slot.as_dict() for slot in self._slots], "journals": journals,
             "refused": dict(self._refused()),
         }  # fmt: skip
-        write_state(self._run_dir, state | self._monitor.as_dict())
+        next_s = max(EVERY_S, SHARE * (time.monotonic() - began))
+        write_state(self._run_dir, state | {"next_s": next_s} | self._monitor.as_dict())
+        return next_s
 
     def _count(self, queue: JournalQueue, dispatcher: EventDispatcher, bytes_max: int | None) -> dict[str, Any]:
         """Return a folder's part; where it can't be counted, what was last known of it, and why."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..queues.journal.inspect import open_folder
 from ..watch.signals import Observer
 from .access import Access
 from .answers import ASGIApp
@@ -41,6 +42,17 @@ def render_metrics(run_dir: str) -> tuple[bytes, str]:
     return render(run_dir, read_state(run_dir))
 
 
-def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp | None:  # noqa: ARG001 - until relay.page is there
-    """Return the page."""
-    return None
+def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp:
+    """Return the page; without the journals that are gone: a worker has to be able to start without them."""
+    from .page import build_page  # noqa: PLC0415 - starlette and jinja2 take a while, and micro has no page
+
+    there = [path for path in settings.journal if _is_there(path)]
+    return build_page(run_dir=run_dir, journals=there, access=access, visitor_ids=settings.visitor_ids)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        open_folder(path)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -269,7 +269,8 @@ class Claims:
 
     def vanished(self, writer: SegmentWriter, settled: int = 0) -> None:
         """Count the events of an own segment whose file somebody removed, ``settled`` of them before that."""
-        self.lose("vanished", writer.count - self.voided.of(writer) - self.purged.forget(writer.name) - settled)
+        gone = writer.count - self.voided.of(writer) - self.purged.forget(writer.name) - settled
+        self.lose("vanished", gone)
         self.emit(Trouble("journal", f"{writer.path} is gone, and its events with it"))
 
     def lose(self, reason: str, events: int) -> None:

@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+import orjson
+
 from ...event import Event, shown_url
 
 if TYPE_CHECKING:
@@ -45,11 +47,16 @@ def moment(at_s: float) -> str:
 
 def parsed(event: Event) -> Any:
     """Return the value in an event's payload; None if it is no JSON, or nested past anything that makes sense."""
+    raw = event.payload
     try:
-        value = json.loads(event.payload)
-    except (ValueError, RecursionError):
-        return None
-    return value if _is_flat(value) else None
+        value = orjson.loads(raw)
+    except ValueError:
+        try:  # what other encoders write, and orjson does not read: NaN, lone surrogates
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            return None
+    few = raw.count(b"[") + raw.count(b"{") < _DEPTH_MAX
+    return value if few or _is_flat(value) else None
 
 
 def _is_flat(value: Any) -> bool:

@@ -7,7 +7,7 @@ between two looks is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -68,6 +68,28 @@ def events(folder: Folder, name: str) -> Iterator[Seen]:
         yield from _read_on(folder, name, _Place(), pass_sealed=False)
 
 
+def states(folder: Folder, name: str, ordinals: Iterable[int]) -> dict[int, str] | None:
+    """Return the states of events of a segment by their ordinals; None if it is gone: all of them were settled.
+
+    Raises OSError or ValueError.
+    """
+    try:
+        fd = folder.disk.open(f"{folder.segments}/{name}", write=False)
+    except FileNotFoundError:
+        return None
+    try:
+        first = folder.disk.read(fd, fmt.PAGE_BYTES, 0)
+        header = fmt.decode_header(folder.disk.read(fd, fmt.header_bytes_wanted(first), 0))
+        settled = folder.disk.read(fd, header.events_max, header.outcomes_at)
+    finally:
+        folder.disk.close(fd)
+    return {one: _state(settled[one]) for one in ordinals if one < len(settled)}
+
+
+def _state(outcome: int) -> str:
+    return Outcome(outcome).name.lower() if outcome in SETTLED else "queued"
+
+
 def _read_on(folder: Folder, name: str, place: _Place, *, pass_sealed: bool) -> list[Seen]:
     """Return what follows ``place``, and move it; with ``pass_sealed`` a segment that nobody writes to is passed."""
     disk, path = folder.disk, f"{folder.segments}/{name}"
@@ -95,8 +117,7 @@ def _read_on(folder: Folder, name: str, place: _Place, *, pass_sealed: bool) -> 
             with suppress(ValueError):
                 place.envelopes[frame.envelope] = fmt.decode_envelope(frame.payload)
         elif frame.kind == Kind.EVENT and frame.envelope in place.envelopes:
-            outcome = settled[frame.ordinal]
-            state = Outcome(outcome).name.lower() if outcome in SETTLED else "queued"
+            state = _state(settled[frame.ordinal])
             event = Event(place.envelopes[frame.envelope], frame.payload)
             out.append(Seen(f"{name.removesuffix('.seg')}:{frame.ordinal}", event, frame.at_s, state))
     return out

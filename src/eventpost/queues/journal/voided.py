@@ -45,13 +45,13 @@ class Passed:
             self._store(writer, ordinal, 0)
             passed.remove(ordinal)
 
-    def of(self, writer: SegmentWriter) -> int:
-        """Return how many events of a segment are here."""
-        return len(self._by_name.get(writer.name, ()))
-
     def forget(self, name: str) -> int:
         """Forget a segment that is gone; returns how many of its events were here."""
         return len(self._by_name.pop(name, ()))
+
+    def of(self, writer: SegmentWriter) -> int:
+        """Return how many events of a segment are here."""
+        return len(self._by_name.get(writer.name, ()))
 
     def count(self, read_to: Mapping[str, int]) -> tuple[int, int]:
         """Return how many there are, and how many of these lie beyond what was read: ``read_to``, by segment."""
