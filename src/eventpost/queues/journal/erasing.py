@@ -11,7 +11,6 @@ written to, nothing beyond what was promised is touched.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -130,16 +129,14 @@ class Erasing:
         if again is None:
             self.recalls = True
             return False
-        if place.whole:
+        envelope, payload = again.event
+        if place.whole:  # its entry is passed over when its time comes, like that of a late answer's
             cursor.mark(range(place.ordinal, place.ordinal + 1), Outcome.PURGED)
-            lane = claims.lanes[cursor.header.lane]
-            lane.again = [one for one in lane.again if one[2] is not again]
-            heapq.heapify(lane.again)
+            again.event = Event(envelope, b"")
             cursor.waiting -= 1
             claims.waiting -= 1
             claims.lose("purged", 1)
         else:
-            envelope, payload = again.event
             again.event = Event(envelope, erase.erased_payload(payload, place))
         return True
 

@@ -238,7 +238,8 @@ class _Purge:
             else place._replace(spans=tuple(sorted({*before[place.at].spans, *place.spans})))
             for place in places
         ]  # fmt: skip
-        left = [place for at, place in before.items() if at not in {one.at for one in places}]
+        found = {place.at for place in places}
+        left = [place for at, place in before.items() if at not in found]
         if left:
             self.earlier[file] = left
         return joined
