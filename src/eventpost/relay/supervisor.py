@@ -14,10 +14,8 @@ import errno
 import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +31,7 @@ from .allowed import AllowedTransport
 from .children import BACKLOG, RESTART_FIRST_S, Slot, Told
 from .figures import Figures
 from .mount import make_metrics, make_observers
+from .run_dir import RunDir
 from .settings import RelaySettings, share_run_dir
 from .state import Monitor
 from .tls import tls_context
@@ -67,8 +66,8 @@ class Supervisor:
         except OSError as error:
             raise CannotStart(f"the certificate cannot be used: {error.strerror or error}") from error
         self._queues = [self._open(path, own=not number) for number, path in enumerate(settings.journal)]
-        self._run_dir = tempfile.mkdtemp(prefix="eventpost-relay-")
-        share_run_dir(self._run_dir)
+        self._run_dir = RunDir()
+        share_run_dir(self._run_dir.path)
         monitor = Monitor()
         observers: tuple[Observer, ...] = (monitor, *make_observers())
         self._dispatchers = [self._dispatcher(queue, observers) for queue in self._queues]
@@ -80,7 +79,7 @@ class Supervisor:
         bounds = [settings.bytes_max, *[None] * (len(self._queues) - 1)]
         senders = list(zip(self._queues, self._dispatchers, bounds, strict=True))
         self._figures = Figures(
-            self._run_dir, senders, self.slots, monitor, make_metrics(self._run_dir).refused_by_reason
+            self._run_dir.path, senders, self.slots, monitor, make_metrics(self._run_dir.path).refused_by_reason
         )
 
     def _open(self, path: str, *, own: bool) -> JournalQueue:
@@ -129,7 +128,7 @@ class Supervisor:
         finally:
             self._drain()
             self._figures.close()
-            shutil.rmtree(self._run_dir, ignore_errors=True)
+            self._run_dir.remove()
         return code
 
     def _on_signal(self, *_: object) -> None:
@@ -186,7 +185,7 @@ class Supervisor:
         return True
 
     def _start(self, slot: Slot, listener: socket.socket) -> None:
-        slot.start(listener, Told(self._settings, self._run_dir, LOG_FORMAT))
+        slot.start(listener, Told(self._settings, self._run_dir.path, LOG_FORMAT))
 
     def _announce(self, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
