@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import threading
 import time
@@ -101,6 +102,50 @@ def test_one_process_looks_for_leftovers_and_the_next_one_when_it_dies(folder: P
     second.tend()
     assert drain(second) == [2]
     assert drain(second, f"{URL}/own") == [0, 0]
+
+
+def test_nobody_waits_for_a_process_that_was_stopped(folder: Path) -> None:
+    """It holds the election, the totals, its own lock and a segment of a dead writer: the others store and send on."""
+    dead_after(folder, lambda queue: queue.put([event(7)]))
+    ready, told = os.pipe()
+    child = os.fork()
+    if not child:
+        queue = JournalQueue(folder)
+        assert queue.scan() == 1
+        queue.put([event(8)])
+        with queue.folder.notes_lock() as locked:
+            os.write(told, b"x" * (1 + locked))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        assert os.read(ready, 9) == b"xx"
+        os.waitpid(child, os.WUNTRACED)
+        slowest_s = 0.0
+        queue = JournalQueue(folder, segment_bytes_max=1 << 18)
+        works: list[Callable[[], Any]] = [
+            *(lambda n=n: queue.put([event(n, BIG)]) for n in range(6)),
+            lambda: queue.bury(queue.claim(URL, 1, ALL), "http_400"),
+            lambda: drain(queue), queue.scan, queue.tend, queue.stats, queue.close,
+        ]  # fmt: skip
+        for work in works:
+            began = time.monotonic()
+            work()
+            slowest_s = max(slowest_s, time.monotonic() - began)
+        assert slowest_s < 2.0
+        stats = queue.stats()
+        assert closes(stats)
+        assert (stats.accepted, stats.delivered, stats.dead) == (6, 5, 1)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(told)
+    other = JournalQueue(folder)
+    other.scan()
+    assert sorted(drain(other)) == [7, 8]
+    other.close()
+    status = inspect.folder_status(folder)
+    assert (status.closes, status.accepted, status.delivered, status.dead) == (True, 8, 7, 1)
 
 
 def test_a_look_reads_each_header_once(folder: Path) -> None:

@@ -7,9 +7,9 @@ processes wait up to 134 ms for each other, in the middle of somebody's web requ
 Reading order: ``format`` (the bytes; pure) -> ``segment`` (one file from its two sides) -> ``folder`` (who lives here)
 -> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) ->
 ``presence`` (becoming a writer) -> ``store`` (put) -> ``room`` (the bound) -> ``sync`` (group commit) -> ``voided``
-(what it refused) -> ``interruption`` (signal handlers) -> ``count`` (the sum) -> ``orphans`` (adoption) -> ``bounds``,
-``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what the
-command line shows).
+(what it refused) -> ``interruption`` (signal handlers) -> ``count`` (the sum) -> ``orphans`` (adoption) ->
+``bounds``, ``expiry`` (of what is parked) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) ->
+``inspect`` (what the command line shows).
 ``disk`` is the one object through which all of them reach files; hand in another one to break things.
 
 An event's way: a put appends a frame to this process's own segment for that endpoint, by a store into a mapping of
