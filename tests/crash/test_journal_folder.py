@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import threading
 import time
@@ -101,6 +102,50 @@ def test_one_process_looks_for_leftovers_and_the_next_one_when_it_dies(folder: P
     second.tend()
     assert drain(second) == [2]
     assert drain(second, f"{URL}/own") == [0, 0]
+
+
+def test_nobody_waits_for_a_process_that_was_stopped(folder: Path) -> None:
+    """It holds the election, the totals, its own lock and a segment of a dead writer: the others store and send on."""
+    dead_after(folder, lambda queue: queue.put([event(7)]))
+    ready, told = os.pipe()
+    child = os.fork()
+    if not child:
+        queue = JournalQueue(folder)
+        assert queue.scan() == 1
+        queue.put([event(8)])
+        with queue.folder.notes_lock() as locked:
+            os.write(told, b"x" * (1 + locked))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        assert os.read(ready, 9) == b"xx"
+        os.waitpid(child, os.WUNTRACED)
+        slowest_s = 0.0
+        queue = JournalQueue(folder, segment_bytes_max=1 << 18)
+        works: list[Callable[[], Any]] = [
+            *(lambda n=n: queue.put([event(n, BIG)]) for n in range(6)),
+            lambda: queue.bury(queue.claim(URL, 1, ALL), "http_400"),
+            lambda: drain(queue), queue.scan, queue.tend, queue.stats, queue.close,
+        ]  # fmt: skip
+        for work in works:
+            began = time.monotonic()
+            work()
+            slowest_s = max(slowest_s, time.monotonic() - began)
+        assert slowest_s < 2.0
+        stats = queue.stats()
+        assert closes(stats)
+        assert (stats.accepted, stats.delivered, stats.dead) == (6, 5, 1)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(told)
+    other = JournalQueue(folder)
+    other.scan()
+    assert sorted(drain(other)) == [7, 8]
+    other.close()
+    status = inspect.folder_status(folder)
+    assert (status.closes, status.accepted, status.delivered, status.dead) == (True, 8, 7, 1)
 
 
 def test_a_look_reads_each_header_once(folder: Path) -> None:
@@ -206,8 +251,9 @@ def test_what_another_delivered_is_tidied_in_parts(folder: Path, bound: int | No
     assert inspect.folder_status(folder).closes
 
 
-def test_what_cannot_be_tidied_refuses_no_put(folder: Path) -> None:
-    """Totals that can't be written are said, and cost no event."""
+@pytest.mark.parametrize("why", ["the totals cannot be written", "nor can the header be read, for want of room"])
+def test_what_cannot_be_tidied_refuses_no_put(folder: Path, why: str) -> None:
+    """It is said, costs no event, and is done once it can be."""
     disk = HookedDisk()
     queue, heard = JournalQueue(folder, segment_bytes_max=1 << 18, disk=disk), list[Signal]()
     queue.emit = heard.append
@@ -217,13 +263,25 @@ def test_what_cannot_be_tidied_refuses_no_put(folder: Path) -> None:
     sender = JournalQueue(folder, adopt="always")
     sender.scan()
     assert drain(sender) == [0, 1]
-    disk.hooks["create"] = fails(errno.EIO, ".totals.tmp")
+    [first, _] = names(folder)
+    header = (folder / "segments" / first).read_bytes()[:80]
+    if why == "the totals cannot be written":
+        disk.hooks["create"] = fails(errno.EIO, ".totals.tmp")
+    else:
+        disk.hooks["create"] = fails(errno.ENOSPC, ".totals.tmp")
+        with (folder / "segments" / first).open("r+b") as file:
+            file.write(b"x" * 80)
     queue.put([event(2, BIG)])
     assert [type(one) for one in heard] == [Trouble]
     assert queue.stats().accepted == 3
     disk.hooks.clear()
+    with (folder / "segments" / first).open("r+b") as file:
+        file.write(header)
     queue.close()
-    assert inspect.folder_status(folder).closes
+    sender.close()
+    status = inspect.folder_status(folder)
+    assert (status.closes, status.accepted, status.delivered, status.queued) == (True, 3, 2, 1)
+    assert len(names(folder)) == 1
 
 
 # -- what is lost is counted
@@ -369,3 +427,25 @@ def test_a_dead_letter_without_bounds_is_kept(folder: Path) -> None:
     assert (status.dead, status.dropped) == (2, {"dead_expired": 2})
     kept = [letter.event.payload[:6] for letter in inspect.dead_letters(folder)]
     assert kept == [b'{"n":2', b'{"n":3'], "the oldest go first"
+
+
+def test_dead_letters_of_a_newer_release_are_left_alone(folder: Path) -> None:
+    """Neither expired, whatever their age, nor folded or repaired: counted, and said."""
+    clock = ManualClock()
+    queue = JournalQueue(folder, clock=clock)
+    queue.put([event(0)])
+    queue.bury(queue.claim(URL, 1, ALL), "http_400")
+    queue.close()
+    [name] = names(folder, "dead")
+    path = folder / "dead" / name
+    data = path.read_bytes().replace(b'"version":1', b'"version":2')
+    newer = data[:8] + b"\2\0" + data[10:]
+    path.write_bytes(newer)
+    clock.advance(365 * 86_400.0)
+    other, heard = JournalQueue(folder, dead_bytes_max=1, clock=clock), list[Signal]()
+    other.emit = heard.append
+    other.tend()
+    other.close()
+    assert path.read_bytes() == newer
+    assert inspect.folder_status(folder).newer == 1
+    assert [one.what for one in heard if isinstance(one, Trouble)] == ["journal"]

@@ -299,8 +299,8 @@ class Claims:
                         self.folds += 1
                         self._let_go(cursor)
                         continue
-                except OSError as error:
-                    self.emit(Trouble("journal", f"{cursor.path} cannot be folded: {error.strerror}"))
+                except (OSError, ValueError) as error:
+                    self.emit(Trouble("journal", f"{cursor.path} cannot be folded: {error}"))
                 self.done.append(cursor)
 
     def _let_go(self, cursor: Cursor) -> None:

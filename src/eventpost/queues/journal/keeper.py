@@ -109,7 +109,7 @@ class Keeper:
         self.claims.fold_done()
         excess = self.folder.stored_bytes() + wanted - self.store.bytes_max
         if excess > 0 and not self.store.sends:
-            with suppress(OSError):  # then there is no room, which is the better reason
+            with suppress(OSError, ValueError):  # then there is no room, which is the better reason
                 excess -= self.count.reap_own(bytes_wanted=excess)
         return excess <= 0 or (self.store.overflow == "drop_oldest" and self._drop_oldest(excess))
 

@@ -136,8 +136,8 @@ class JournalQueue:
     def _reap(self) -> None:
         try:
             self._count.reap_own(oldest=_REAPED_MAX)
-        except OSError as error:  # what is left lying there refuses no put
-            self._tell(Trouble("journal", f"{self.folder.path} cannot be tidied: {error.strerror}"))
+        except (OSError, ValueError) as error:  # what is left lying there refuses no put
+            self._tell(Trouble("journal", f"{self.folder.path} cannot be tidied: {error}"))
 
     def put(self, events: Sequence[Event]) -> None:
         """See Queue.put."""
@@ -290,7 +290,7 @@ class JournalQueue:
         try:
             safe = self._store.syncs.sync()
             if not self._store.sends:
-                with suppress(OSError):  # the next one, or the end, will
+                with suppress(OSError, ValueError):  # the next one, or the end, will
                     self._count.reap_own()
         finally:
             self._store.interruptions.do_what_is_left()
