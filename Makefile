@@ -39,8 +39,9 @@ layers: $(READY)  ## who may import whom
 docs: $(READY)  ## the documentation names what there is
 	@$(BIN)/python -m pytest -qq tests/unit/test_docs.py && echo "docs: as built"
 
-bench: $(READY)  ## the official pipeline and ours, alternately in one run; writes docs/performance.md
+bench: $(READY)  ## the official pipeline, peers and ours, alternately in one run; writes docs/performance*.md
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.relay --write
 
 soak: $(READY)  ## the whole proof: simulations, power loss, kills, fuzzing, chaos, mutants; hours; writes its figures to docs/guarantees.md
 	@$(BIN)/python -m proof --record all
