@@ -26,7 +26,7 @@ from typing import Any
 
 from eventpost.queues.journal import JournalQueue, dead, inspect, verify
 from eventpost.queues.journal import format as fmt
-from eventpost.queues.journal.segment import Cursor, JournalLease
+from eventpost.queues.journal.cursor import Cursor, JournalLease
 
 from .fuzz_segments import NAME, Seed, forge, make_seeds, mutate
 

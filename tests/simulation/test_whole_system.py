@@ -70,7 +70,7 @@ def test_a_seed_repeats_itself() -> None:
 
 def test_a_violation_is_found_shortened_and_told(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """An ack that notes nothing sends events twice: the simulation says so, in few actions."""
-    monkeypatch.setattr("eventpost.queues.journal.segment.Cursor.mark", lambda *_: 0)
+    monkeypatch.setattr("eventpost.queues.journal.cursor.Cursor.mark", lambda *_: 0)
     with pytest.raises(AssertionError, match="repeat it: python -m proof simulation --seed"):
         simulation.run_seeds(range(50))
     assert capsys.readouterr().err.count("Action(") <= 6

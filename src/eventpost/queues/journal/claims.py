@@ -20,8 +20,9 @@ from ...sender.primitives import RLock, get_ident
 from ...watch.signals import Signal, Trouble
 from ..protocol import Lease
 from . import totals
+from .cursor import Again, Cursor, JournalLease, runs
 from .format import DROPPED, Outcome
-from .segment import Again, Cursor, JournalLease, SegmentWriter, runs
+from .segment import SegmentWriter
 from .voided import Passed
 
 if TYPE_CHECKING:

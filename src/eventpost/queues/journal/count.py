@@ -21,9 +21,10 @@ from ..protocol import QueueStats
 from . import format as fmt
 from . import totals
 from .claims import Claims
+from .cursor import Cursor
 from .dead import DeadWriter
-from .format import DROPPED, Outcome
-from .segment import Cursor, SegmentWriter, count_outcomes
+from .format import DROPPED, Outcome, count_outcomes
+from .segment import SegmentWriter
 from .store import Store
 
 if TYPE_CHECKING:

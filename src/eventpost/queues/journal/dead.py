@@ -19,8 +19,9 @@ from ...event import Envelope, Event
 from ...sender.primitives import pause
 from ..protocol import Answer
 from . import format as fmt
+from .cursor import JournalLease
 from .format import Frame, Kind, Outcome
-from .segment import JournalLease, SegmentWriter
+from .segment import SegmentWriter
 
 if TYPE_CHECKING:
     from .folder import Folder

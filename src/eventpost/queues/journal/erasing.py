@@ -19,9 +19,10 @@ from ...event import Event
 from ...watch.signals import Signal, Trouble
 from . import erase
 from .claims import Claims
+from .cursor import Again, Cursor
 from .erase import NO_RECORD, Place
 from .format import Outcome
-from .segment import Again, Cursor, SegmentWriter
+from .segment import SegmentWriter
 
 if TYPE_CHECKING:
     from .folder import Folder

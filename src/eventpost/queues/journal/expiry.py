@@ -15,8 +15,7 @@ from ...watch.signals import Dropped, Signal, Trouble
 from . import dead, totals
 from .bounds import Bounds
 from .folder import writer_of
-from .format import Outcome
-from .segment import count_outcomes
+from .format import Outcome, count_outcomes
 
 if TYPE_CHECKING:
     from .folder import Folder

@@ -40,8 +40,7 @@ from ...errors import JournalUnusable
 from . import format as fmt
 from .disk import HAS_LOCKS, Disk
 from .filesystem import NETWORK_FS, file_system_of, mapping_is_safe
-from .format import Outcome
-from .segment import count_outcomes
+from .format import Outcome, count_outcomes
 
 SUFFIX: Final = ".seg"
 _ENTER_TRIES: Final = 10

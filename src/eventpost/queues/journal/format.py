@@ -315,3 +315,8 @@ def decode_dead(data: bytes) -> tuple[dict[str, Any], bytes]:
     if not isinstance(meta, dict):
         raise ValueError("not a dead letter")  # noqa: TRY004 - bad bytes, not a bad argument
     return meta, data[4 + length :]
+
+
+def count_outcomes(settled: bytes) -> dict[Outcome, int]:
+    """Count outcome bytes."""
+    return {outcome: found for outcome in Outcome if (found := settled.count(outcome))}

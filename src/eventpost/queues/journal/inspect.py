@@ -19,9 +19,8 @@ from . import dead, totals
 from . import format as fmt
 from .dead import DeadLetter
 from .folder import Folder, open_folder
-from .format import DROPPED, SETTLED, Kind, Outcome
+from .format import DROPPED, SETTLED, Kind, Outcome, count_outcomes
 from .queue import JournalQueue
-from .segment import count_outcomes
 from .tail import Seen, Tail, events
 from .verify import Finding, verify
 

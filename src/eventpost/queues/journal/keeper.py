@@ -12,12 +12,13 @@ from ...watch.signals import Signal, Trouble
 from . import dead
 from .claims import Claims
 from .count import Count
+from .cursor import Cursor
 from .erasing import AGAIN_S, Erasing
 from .expiry import Expiry
 from .folder import writer_of
 from .format import Kind, Outcome
 from .orphans import Orphans
-from .segment import Cursor, SegmentWriter
+from .segment import SegmentWriter
 from .store import Store
 
 if TYPE_CHECKING:

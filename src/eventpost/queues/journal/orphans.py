@@ -20,11 +20,11 @@ from ...clock import Clock
 from ...watch.signals import Adopted, Damaged, Signal, Trouble
 from . import totals
 from .claims import Claims
+from .cursor import Cursor
 from .dead import Parked
 from .erasing import Erasing
 from .folder import writer_of
 from .format import NewerFormat, Outcome
-from .segment import Cursor
 
 if TYPE_CHECKING:
     from .folder import Folder

@@ -17,6 +17,7 @@ from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
 from .bounds import DEAD_AGE_MAX_S, DEAD_BYTES_MAX, Bounds
 from .claims import Claims
 from .count import Count
+from .cursor import Cursor, JournalLease
 from .dead import DeadWriter
 from .disk import Disk
 from .erasing import Erasing
@@ -24,7 +25,6 @@ from .expiry import Expiry
 from .folder import Folder
 from .keeper import Keeper
 from .orphans import Adopt, Orphans
-from .segment import Cursor, JournalLease
 from .store import SEGMENT_BYTES_MIN, Store
 
 _DEAD_RETRY_S = 60.0

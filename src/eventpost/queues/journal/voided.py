@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from . import format as fmt
+from .cursor import Cursor
 from .disk import Disk
 from .format import FRAME_HEAD_BYTES, Kind, Outcome
-from .segment import Cursor, SegmentWriter
+from .segment import SegmentWriter
 
 
 class Passed:
