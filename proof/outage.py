@@ -13,13 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,23 +24,20 @@ from typing import Final
 from eventpost.queues.journal import inspect
 
 from .chaos_judge import Broken
+from .outage_cast import WAIT_S, Cast
 from .outage_graph import draw, most_at_once, per_second
-from .outage_judge import Counts, Seen, check_end, check_ramp, check_sum, in_flight
-from .outage_wire import CELLS
+from .outage_judge import Seen, allowed, check_end, check_ramp, check_sum, in_flight
 from .record import ROOT, Figures
 
-CONNECTIONS: Final = 32
-ANSWER_DELAY_S: Final = 0.05
 DOWN_S: Final = 2.0
 """How long the relay stays away after a kill."""
-WAIT_S: Final = 60.0
 DRAIN_S: Final = 900.0
 CALM_S: Final = 10.0
 """How long everything is well before the outage, and once more after it; in a short run a tenth of the outage."""
 TICK_S: Final = 0.05
-NEAR_S: Final = (-0.5, 3.0)
-PORTS: Final = range(18_000, 28_000)
-"""Below those that the system hands out: a client that is refused again and again must not meet itself there."""
+NEAR_S: Final = (-0.6, 3.0)
+FEW: Final = 32.0
+"""Up to here one panel shows the ramp, which begins with too few requests to be seen beside hundreds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,36 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graph", type=Path, default=ROOT / "docs" / "outage.svg", help="where the picture goes")
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on, nor is given by chance."""
-    for port in PORTS:
-        try:
-            with socket.create_server(("127.0.0.1", port)):
-                return port
-        except OSError:
-            continue
-    raise Broken("no port is free")
-
-
 class Outage:
     """One run in a folder of its own."""
 
     def __init__(self, root: Path, rate: float, away_s: float) -> None:
         self.root, self.rate, self.away_s = root, rate, away_s
-        self.journal = str(root / "j")
+        self.cast = Cast(root, rate)
+        self.journal = self.cast.journal
         self.began = time.monotonic()
         self.calm_s = min(CALM_S, max(1.0, away_s / 10))
         self.seen = Seen(root / "records")
-        self.cells: mmap.mmap | None = None
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = {"endpoint": free_port()}
-        with socket.create_server(("127.0.0.1", self.ports["endpoint"])):
-            self.ports["relay"] = free_port()
         self.bands: list[tuple[float, float, str]] = []
         self.marks: list[tuple[float, str]] = []
         self.rows: list[tuple[float, int, int, int]] = []
         """Once a second: when, acknowledged, answered by the endpoint, queued."""
-        self.looked_at = 0.0
+        self.looked_at = self.back_s = 0.0
         self.drained_s = 0.0
 
     @property
@@ -93,112 +69,43 @@ class Outage:
         """Seconds since the start."""
         return time.monotonic() - self.began
 
-    def counts(self) -> Counts:
-        """Return what the clients wrote down."""
-        return Counts(*CELLS.unpack(self.cells[: CELLS.size])) if self.cells is not None else Counts(0, 0, 0, 0, 0)
-
-    # -- processes
-
-    def start(self, name: str, *words: str) -> None:
-        """Start a process, with a group of its own; what it says goes to a file."""
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(("EVENTPOST_", "PYTEST"))}
-        with (self.root / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", *words], env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def start_endpoint(self) -> None:
-        """Start the endpoint and wait until it listens."""
-        words = ["proof.outage_endpoint", "--port", str(self.ports["endpoint"])]
-        self.start("endpoint", *words, "--records", str(self.root / "records"), "--delay-s", str(ANSWER_DELAY_S))
-        self.wait(lambda: self.listens("endpoint"), "the endpoint did not begin")
-
-    def start_relay(self) -> None:
-        """Start the relay; the clients find out when it listens."""
-        url = f"http://127.0.0.1:{self.ports['endpoint']}/v1/events"
-        words = ["eventpost.cli", "relay", "--listen", f"127.0.0.1:{self.ports['relay']}", "--workers", "2"]
-        self.start("relay", *words, "--journal", self.journal, "--endpoint", url)
-
-    def start_clients(self) -> None:
-        """Start the clients."""
-        path = self.root / "cells"
-        path.write_bytes(bytes(CELLS.size))
-        with path.open("r+b") as file:
-            self.cells = mmap.mmap(file.fileno(), CELLS.size)
-        words = ["proof.outage_clients", "--port", str(self.ports["relay"]), "--rate", str(self.rate)]
-        words += ["--connections", str(CONNECTIONS), "--cells", str(path), "--left", str(self.root / "left")]
-        self.start("clients", *words, "--patience-s", str(WAIT_S / 2))
-
-    def listens(self, name: str) -> bool:
-        """Tell whether it takes connections."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.ports[name]), 1):
-                return True
-        except OSError:
-            return False
-
-    def kill(self, name: str) -> None:
-        """Kill -9 of all its processes."""
-        process = self.running.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(WAIT_S)
-
-    def end(self, name: str) -> None:
-        """SIGTERM, and wait for an end in order.  Raises Broken."""
-        process = self.running.pop(name)
-        process.terminate()
-        try:
-            code = process.wait(WAIT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
-        if code:
-            raise Broken(f"{name} ended with {code}: see its log")
-
-    def close(self) -> None:
-        """End what is left."""
-        for name in list(self.running):
-            self.kill(name)
-
-    # -- the story
-
     def run(self) -> None:
         """Do it all.  Raises Broken."""
-        self.start_endpoint()
-        self.start_relay()
-        self.wait(lambda: self.listens("relay"), "the relay did not begin")
-        self.start_clients()
+        self.cast.start_endpoint()
+        self.wait(lambda: self.cast.listens("endpoint"), "the endpoint did not begin")
+        self.cast.start_relay()
+        self.wait(lambda: self.cast.listens("relay"), "the relay did not begin")
+        self.cast.start_clients()
         self.wait(lambda: self.seen.answered > self.rate, "nothing arrived")
         self.pass_time(self.calm_s)
-        self.kill("endpoint")
+        self.cast.kill("endpoint")
         gone_s = self.now
         self.bands.append((gone_s, gone_s, "refused"))
         for third in (1, 2):
             self.pass_time(gone_s + self.away_s * third / 3 - self.now)
             self.marks.append((self.now, "kill -9"))
-            self.kill("relay")
+            self.cast.kill("relay")
             self.pass_time(min(DOWN_S, self.away_s / 12))
-            self.start_relay()
-            self.wait(lambda: self.listens("relay"), "the relay did not begin again")
+            self.cast.start_relay()
+            self.wait(lambda: self.cast.listens("relay"), "the relay did not begin again")
         self.pass_time(gone_s + self.away_s - self.now)
         self.back_s = self.now
         self.bands[0] = (gone_s, self.back_s, "refused")
-        self.start_endpoint()
+        self.cast.start_endpoint()
         self.wait(lambda: self.rows[-1][3] < self.rate / 2, f"not drained in {DRAIN_S:g} s", DRAIN_S)
         self.drained_s = self.now - self.back_s
         self.pass_time(self.calm_s)
-        self.end("clients")
+        self.cast.end("clients")
         self.wait(lambda: not inspect.folder_status(self.journal).queued, "the rest was not delivered")
-        self.end("relay")
-        self.end("endpoint")
+        self.cast.end("relay")
+        self.cast.end("endpoint")
 
     def wait(self, until: Callable[[], bool], otherwise: str, timeout_s: float = WAIT_S) -> None:
         """Wait for something, looking each second.  Raises Broken."""
         end = time.monotonic() + timeout_s
         while not until():
             if time.monotonic() > end:
-                raise Broken(f"{otherwise}: {self.counts()}")
+                raise Broken(f"{otherwise}: {self.cast.counts()}")
             self.pass_time(TICK_S)
 
     def pass_time(self, seconds: float) -> None:
@@ -215,13 +122,13 @@ class Outage:
     def look(self) -> None:
         """Check the sum, and that everybody lives."""
         self.looked_at = self.now
-        for name, process in self.running.items():
-            if process.poll() is not None:
-                raise Broken(f"{name} ended by itself with {process.returncode}: see its log")
-        status, counts = check_sum(self.journal, self.seen, self.counts), self.counts()
+        self.cast.check()
+        status, counts = check_sum(self.journal, self.seen, self.cast.counts), self.cast.counts()
         self.rows.append((self.now, counts.acknowledged, self.seen.answered, status.queued))
         if len(self.rows) % 30 == 0:
-            print(f"  {self.now:5.0f} s: {counts}, answered {self.seen.answered:,}, queued {status.queued:,}", flush=True)
+            print(
+                f"  {self.now:5.0f} s: {counts}, answered {self.seen.answered:,}, queued {status.queued:,}", flush=True
+            )
 
     def draw(self, path: Path) -> None:
         """Write the picture."""
@@ -241,8 +148,18 @@ class Outage:
             ("answers a second", rates),
             ("requests at once at the endpoint", {"most": most_at_once(begins, ends, 0.0, self.now, 1.0)}),
         ]
+        most = most_at_once(near_begins, near_ends, *near_s, 0.005)
+        bound = [
+            (begin, float(allowed(done)))
+            for begin, _, done in in_flight(near_begins, near_ends)
+            if first <= begin <= near_s[1]
+        ]
+        few = [
+            (name, [(at, min(FEW, value)) for at, value in row]) for name, row in (("most", most), ("allowed", bound))
+        ]
         near = [
-            ("requests at once at the endpoint", {"most": most_at_once(near_begins, near_ends, *near_s, 0.005)}),
+            ("requests at once at the endpoint", {"most": most, "allowed": bound}),
+            (f"the same, up to {FEW:g}", dict(few)),
             ("requests a second at the endpoint", {"begun": per_second(near_begins, *near_s, 0.05)}),
         ]
         title = f"{self.away_s / 60:g} minutes without an endpoint at {self.rate:g} events/s, the relay killed twice"
@@ -250,7 +167,7 @@ class Outage:
 
     def judge(self) -> Figures:
         """Judge it, and return the figures.  Raises Broken."""
-        counts, said = self.counts(), json.loads((self.root / "left").read_text())
+        counts, said = self.cast.counts(), json.loads((self.root / "left").read_text())
         again = check_end(self.journal, self.seen, counts, said["left"])
         back = self.began + self.back_s
         after = [(begin, end) for begin, end in zip(self.seen.begins, self.seen.ends, strict=True) if begin >= back]
@@ -288,6 +205,6 @@ def run(arguments: argparse.Namespace) -> Figures:
         print(f"repeat: python -m proof outage --minutes {arguments.minutes:g} --rate {arguments.rate:g}; kept: {root}")
         raise
     finally:
-        outage.close()
+        outage.cast.close()
     shutil.rmtree(root)
     return figures

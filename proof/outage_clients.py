@@ -1,8 +1,8 @@
-"""The clients in the outage: events at a constant rate, one a POST over kept-alive connections, each until it has a yes.
+"""The clients in the outage: events at a constant rate, one a POST on kept-alive connections, each until it has a yes.
 
 Started as ``python -m proof.outage_clients``.  An event is due at its time whatever the relay does; one that got no
-answer, a no, or no connection is posted again, with the same bytes, until it gets 204.  SIGTERM: no new ones are begun,
-and when each that was begun has its yes (or ``--patience-s`` is over) it writes to ``--left`` the numbers that have none.
+answer, a no, or no connection is posted again, with the same bytes, until it gets 204.  SIGTERM: no new ones are begun;
+when each that was has its yes (or ``--patience-s`` is over) it writes to ``--left`` the numbers that have none.
 
 The counts lie in a mapped file.  They are written before a post is, so at every moment what the relay has stored lies
 between what is acknowledged there and the posts.
@@ -18,7 +18,7 @@ import signal
 import time
 from collections import Counter, deque
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -40,8 +40,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be at hand."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self._clients.idle.append(self)
 
     def post(self, number: int, head: bytes) -> None:
@@ -157,13 +156,11 @@ class Clients:
         self.pump()
 
 
-async def serve(options: argparse.Namespace) -> None:
+async def serve(options: argparse.Namespace, cells: mmap.mmap) -> Clients:
     """Be the clients."""
-    with Path(options.cells).open("r+b") as file:
-        cells = mmap.mmap(file.fileno(), CELLS.size)
     clients = Clients(options.port, options.rate, options.connections, cells)
     await clients.run(options.patience_s)
-    Path(options.left).write_text(json.dumps({"left": sorted(clients.waiting), "noes": clients.noes}))
+    return clients
 
 
 def main() -> None:
@@ -177,8 +174,11 @@ def main() -> None:
     parser.add_argument("--patience-s", type=float, required=True)
     options = parser.parse_args()
     assert len({len(body(number)) for number in (0, 10**6, 10**9)}) == 1, TEMPLATE
+    with Path(options.cells).open("r+b") as file:
+        cells = mmap.mmap(file.fileno(), CELLS.size)
     uvloop.install()
-    asyncio.run(serve(options))
+    clients = asyncio.run(serve(options, cells))
+    Path(options.left).write_text(json.dumps({"left": sorted(clients.waiting), "noes": clients.noes}))
 
 
 if __name__ == "__main__":

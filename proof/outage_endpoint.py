@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -31,8 +31,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep it."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Read on, and answer later."""

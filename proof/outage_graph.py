@@ -42,13 +42,16 @@ def draw(
     path: Path, title: str, length_s: float, panels: Panels, bands: Bands, marks: Marks, *, back_s: float,
     near_s: tuple[float, float], near: Panels,
 ) -> None:  # fmt: skip
-    """Write the picture.  ``near``: the panels from ``near_s[0]`` to ``near_s[1]``, around the first request after the
-    return; times under them are counted from ``back_s``, when that came."""
+    """Write the picture.
+
+    ``near``: the panels from ``near_s[0]`` to ``near_s[1]``, around the first request after the return; times under
+    them are counted from ``back_s``, when that came.
+    """
     lower = TOP + high(len(panels)) + BETWEEN
     out = head(title, lower + high(len(near)) + GAP + FOOT, ["refused"], ["kill -9"])
     out += block(TOP, 0.0, length_s, panels, bands, marks, shown=in_minutes(length_s))
     told = "around the first request after the return, in seconds from it"
     out.append(f'<text x="{LEFT}" y="{lower - 14}" class="title">{told}</text>')
     seen = [(max(near_s[0], begin), min(near_s[1], end), name) for begin, end, name in bands if end > near_s[0]]
-    out += block(lower, *near_s, near, seen, shown=lambda at_s: f"{at_s - back_s:+.2f} s")
+    out += block(lower, *near_s, near, seen, shown=lambda at_s: f"{round(at_s - back_s, 2) + 0.0:+.2f} s")
     path.write_text("\n".join([*out, "</svg>"]) + "\n")

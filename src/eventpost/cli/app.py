@@ -53,9 +53,16 @@ def common(
 
 @app.command()
 def demo(
-    *, keep: Annotated[bool, typer.Option("--keep", help="Keep the folder with the journal, and name it.")] = False
-) -> None:  # fmt: skip
-    """Show a real client, an outage, a kill -9 and a recovery, counted.  Takes under a minute and needs no network."""
+    *,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep the journal's folder, and name it; on a terminal leave the page open, too."),
+    ] = False,
+) -> None:
+    """Show a real client, an outage, a kill -9 and a recovery, counted; and the relay's page, while it happens.
+
+    Takes under a minute and needs no network.
+    """
     from .demo import run_demo  # noqa: PLC0415 - it loads the SDK
 
     raise typer.Exit(run_demo(keep=keep))
