@@ -149,11 +149,11 @@ class Outage:
             ("requests at once at the endpoint", {"most": most_at_once(begins, ends, 0.0, self.now, 1.0)}),
         ]
         most = most_at_once(near_begins, near_ends, *near_s, 0.005)
-        bound = [
-            (begin, float(allowed(done)))
-            for begin, _, done in in_flight(near_begins, near_ends)
-            if first <= begin <= near_s[1]
-        ]
+        bound = [(first, 1.0)]
+        for begin, _, done in in_flight(near_begins, near_ends):
+            if begin > first and (limit := float(allowed(done))) != bound[-1][1]:
+                bound += [(begin, bound[-1][1]), (begin, limit)]
+        bound.append((near_s[1], bound[-1][1]))
         few = [
             (name, [(at, min(FEW, value)) for at, value in row]) for name, row in (("most", most), ("allowed", bound))
         ]
@@ -176,7 +176,7 @@ class Outage:
         deepest = max(row[3] for row in self.rows)
         never = [] if counts.refused else ["refused connections"]
         never += [] if counts.unanswered else ["posts whose answer was cut off"]
-        never += [] if deepest > self.rate * self.away_s / 2 else ["a backlog"]
+        never += [] if deepest > self.rate * self.away_s / 10 else ["a backlog"]
         if never:
             raise Broken(f"never happened, so nothing was shown: {', '.join(never)}")
         grown = next(begin for begin, flying, _ in ramp if flying >= most / 2)

@@ -59,6 +59,7 @@ class Cast:
     def start(self, name: str, *words: str) -> None:
         """Start a process, with a group of its own; what it says goes to a file."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("EVENTPOST_", "PYTEST"))}
+        environ["TMPDIR"] = str(self.root)  # what a killed relay leaves goes with the rest
         with (self.root / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", *words], env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL,

@@ -49,7 +49,7 @@ def ramp(rounds: int, storm_at: int | None = None) -> list[tuple[float, int, int
 def test_the_judge_lets_the_ramp_pass() -> None:
     """One, one, two, four, and then twice as many after as many successes."""
     assert [allowed(successes) for successes in (0, 1, 2, 3, 6, 7, 14, 15, 10_000)] == [1, 1, 2, 4, 4, 8, 8, 16, 300]
-    assert check_ramp(ramp(8)) == 94
+    assert check_ramp(ramp(8)) == 64
 
 
 @pytest.mark.parametrize("storm_at", range(8))

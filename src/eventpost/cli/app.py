@@ -16,12 +16,11 @@ from ..queues.journal import inspect, shown
 from ..queues.journal.repair import repair as mend
 from ..queues.journal.shown import needs_a_person, seen_as_dict
 from . import dead, show
-from .check import run_check
 from .dead import Journal, Json, VisitorIds
 from .micro import LISTEN as MICRO_LISTEN
 from .micro import run_micro
 from .purge import TIMEOUT_S, run_purge
-from .relay import Config, make_token, run_relay, settings_or_usage
+from .relay import Config, make_token, run_relay, says_extra, settings_or_usage
 from .relay_options import with_settings
 
 app = typer.Typer(
@@ -101,6 +100,8 @@ def send(
 @with_settings
 def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
     """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
+    if says_extra():
+        raise typer.Exit(2)
     raise typer.Exit(run_relay(settings_or_usage(flags, config)))
 
 
@@ -142,6 +143,10 @@ def check(
 
     Exit code 1: something does not work.
     """
+    if says_extra():
+        raise typer.Exit(2)
+    from .check import run_check  # noqa: PLC0415 - the extra may be missing
+
     said = {name: value for name, value in flags.items() if value is not None and value != []}
     raise typer.Exit(run_check(said, config=config, payload=payload, send=send, offline=offline, json_=json_))
 

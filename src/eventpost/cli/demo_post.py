@@ -77,16 +77,18 @@ def main() -> int:
     known = json.loads(files("eventpost").joinpath("demo_datafile.json").read_text("utf-8"))
     witness = os.open(options.witness, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     chance, poster = random.Random(options.seed), Poster(options.url)
-    due = time.monotonic()
+    due, body, event_id = time.monotonic(), b"", ""
     while not told:
-        event_id = str(uuid.uuid4())
-        body = batch(known, chance, event_id)
-        while not (taken := poster.post(body)) and not told:
-            time.sleep(AGAIN_S)
-        if taken:
-            os.write(witness, f"{event_id}\n".encode("ascii"))
         if os.getppid() != options.parent:
             os._exit(1)  # the demo was killed: nobody looks on, and nobody would tell it to end
+        if not body:
+            event_id = str(uuid.uuid4())
+            body = batch(known, chance, event_id)
+        if not poster.post(body):
+            time.sleep(AGAIN_S)
+            continue
+        os.write(witness, f"{event_id}\n".encode("ascii"))
+        body = b""
         due += 1 / options.rate
         time.sleep(max(0.0, due - time.monotonic()))
     return 0

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from ..testing.collector import Collector, Reply
 from . import show
-from .relay import EXTRA
+from .relay import lacks_packages
 
 VISITS_PER_S: Final = 100.0
 POSTS_PER_S: Final = 50.0
@@ -130,20 +130,17 @@ class Hop(Side):
     relay: subprocess.Popen[bytes] | None = None
     url: str = ""
 
-    def start_relay(self) -> bool:
-        """Start the relay and wait until it listens; False: its packages are not there.  Raises DemoError."""
+    def start_relay(self) -> Hop:
+        """Start the relay, wait until it listens, and return this.  Raises DemoError."""
         self.relay = self.run(
             "demo_relay", "--journal", str(self.journal), "--endpoint", self.collector.url, "--folder",
             str(self.folder), out=subprocess.PIPE,
         )  # fmt: skip
         line = _first_line(self.relay, RELAY_START_S)
         self.url = line.partition(LISTENING)[2].partition(",")[0] + "/"
-        if self.url != "/":
-            return True
-        self.stop()
-        if EXTRA in self.complaint():
-            return False
-        raise DemoError(f"the relay did not start: {self.complaint() or line}")
+        if self.url == "/":
+            raise DemoError(f"the relay did not start: {self.complaint() or line}")
+        return self
 
     def start_process(self) -> subprocess.Popen[bytes]:
         """Start what posts."""
@@ -211,7 +208,7 @@ def scene(*, keep: bool) -> Iterator[Scene]:
             hop = Hop("the relay", first, own[1], journal)
             alone = Side("the SDK alone", second, own[2], None)
             try:
-                yield Scene(ours, alone, hop if hop.start_relay() else None)
+                yield Scene(ours, alone, None if lacks_packages() else hop.start_relay())
             finally:
                 for side in (ours, hop, alone):
                     side.stop()
