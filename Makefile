@@ -13,7 +13,7 @@ CODE   := src tests examples bench proof deploy
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
-demo: $(READY)  ## a real client, an outage, a kill -9 and a recovery, counted; under a minute, no network
+demo: $(READY)  ## a real client, an outage, a kill -9, a recovery, and the relay's page; counted; under a minute, no network
 	@$(BIN)/eventpost demo
 
 test: $(READY)  ## all tests, against the real SDK and real processes
