@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-import msgspec
 import orjson
 
+from . import published
 from .answers import Denied, Receive, unavailable
 
 _WINDOWS: Final = {b"gzip": (31,), b"x-gzip": (31,), b"deflate": (15, -15)}
@@ -26,6 +27,9 @@ _WINDOWS: Final = {b"gzip": (31,), b"x-gzip": (31,), b"deflate": (15, -15)}
 """
 _STEP_BYTES: Final = 1 << 16
 _MEMBERS_MAX: Final = 1000
+LOOKS_PER_S: Final = 1000
+LOOKS_SHARE: Final = 16
+"""Beyond ``LOOKS_PER_S`` one body in this many is looked at thoroughly."""
 EMPTY: Final = Denied(400, "empty", "there is no body")
 NOT_JSON: Final = Denied(400, "not_json", "the body is no JSON in UTF-8")
 NOT_A_BATCH: Final = Denied(400, "not_a_batch", "the body is no JSON object with a list of visitors")
@@ -136,25 +140,44 @@ def _inflate(packed: bytes, bits: int, bytes_max: int) -> bytes | None:
     raise zlib.error("something follows")
 
 
-class _Batch(msgspec.Struct):
-    visitors: list[msgspec.Raw]
-    project_id: Any = ""
+class Looks:
+    """Which bodies are looked at thoroughly, which costs three times as much: each, until there are many a second."""
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._left = LOOKS_PER_S
+
+    def takes(self, now: float) -> bool:
+        """Tell whether the next one is.  ``now``: seconds of any clock that runs on."""
+        if now - self._since_s >= 1.0:
+            self._since_s, self._left = now, LOOKS_PER_S
+        self._left -= 1
+        return self._left >= 0 or not self._left % LOOKS_SHARE
 
 
-_read: Final = msgspec.json.Decoder(_Batch).decode
+def look(body: bytes, *, thorough: bool = True) -> tuple[str, bool | None] | Denied:
+    """Return the project of a batch, and whether it fits the published schema; or why the body is no batch.
+
+    Where the look is not ``thorough``, whether it fits is not known: None.
+    """
+    project = None
+    if thorough:
+        with suppress(published.NoBatch):
+            project = published.fitting_project_in(body)
+    if project is not None:
+        return project, True
+    found = project_of(body)
+    return found if isinstance(found, Denied) else (found, False if thorough else None)
 
 
 def project_of(body: bytes) -> str | Denied:
     """Return the project of a batch, "" if it names none; or why the body is no batch.
 
-    msgspec reads every byte and makes an object of none but these two names', which takes a third of the time.  What it
-    does not take is looked at by :func:`parse_batch`, which decides, and says why.
+    What msgspec does not take is looked at by :func:`parse_batch`, which decides, and says why.
     """
     try:
-        if not body.isascii():
-            body.decode()  # msgspec looks into no text that it passes over
-        project = _read(body).project_id
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        project = published.project_in(body)
+    except published.NoBatch:
         batch = parse_batch(body)
         if isinstance(batch, Denied):
             return batch

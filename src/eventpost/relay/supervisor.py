@@ -29,6 +29,7 @@ from ..settings import build_transport
 from ..watch.signals import Observer
 from .allowed import AllowedTransport
 from .children import BACKLOG, RESTART_FIRST_S, Slot, Told
+from .projects import Projects
 from .figures import Figures
 from .mount import make_metrics, make_observers
 from .run_dir import RunDir
@@ -101,7 +102,7 @@ class Supervisor:
         return EventDispatcher(
             queue, send_to=self._settings.endpoint, sender="thread", observers=observers,
             transport=AllowedTransport(build_transport(), self._settings.allowed_urls),
-            close_timeout_s=self._settings.drain_timeout_s,
+            close_timeout_s=self._settings.drain_timeout_s, project_of=Projects(),
         )  # fmt: skip
 
     # -- life
