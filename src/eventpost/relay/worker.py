@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import orjson
 import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -37,6 +38,7 @@ from .answers import ASGIApp
 from .app import EU_EVENTS, EVENTS, RelayApp
 from .body import Reader
 from .children import BACKLOG, hear, say_alive, say_ready
+from .description import described
 from .ingest import Ingest, Target
 from .mount import make_metrics, make_page, render_metrics
 from .protocol import LOOK_S, Bounds, RelayProtocol
@@ -115,6 +117,7 @@ class Worker:
             access=access,
             ready=self._ready,
             metrics=lambda: render_metrics(run_dir),
+            description=orjson.dumps(described(settings.prefix)),
             page=make_page(settings, run_dir, access),
             prefix=settings.prefix,
         )

@@ -90,7 +90,10 @@ class _Page:
                 Route("/event", self._event, methods=["GET"]),
                 Route("/letters", self._list, methods=["GET"]),
                 Route("/letter", self._letter, methods=["GET"]),
-                Route("/letters/{action}", self._change, methods=["POST"]),
+                Route("/letters/retry", self._retry, methods=["POST"]),
+                Route("/letters/discard", self._discard, methods=["POST"]),
+                Route("/letters/stop", self._stop, methods=["POST"]),
+                Route("/letters/export", self._export, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
             ],
             exception_handlers={_Refusal: _refuse, OSError: _no_disk, 404: _no_such, 405: _no_such},
@@ -218,26 +221,26 @@ class _Page:
 
     # -- what can be done
 
-    async def _change(self, request: Request) -> Response:
-        action = request.path_params["action"]
-        if action == "export":
-            return await self._export(request)
-        if action not in ("retry", "discard", "stop"):
-            raise _Refusal(404, "path", "there is no such action")
+    async def _retry(self, request: Request) -> Response:
+        return await self._change(request, "retry")
+
+    async def _discard(self, request: Request) -> Response:
+        return await self._change(request, "discard")
+
+    async def _stop(self, request: Request) -> Response:
         self._check_forged(request, request.headers.get("x-csrf-token", ""))
-        if action == "stop":
-            self._jobs.stop()
-            return _json({"job": self._jobs.note()})
+        self._jobs.stop()
+        return _json({"job": self._jobs.note()})
+
+    async def _change(self, request: Request, action: Action) -> Response:
+        self._check_forged(request, request.headers.get("x-csrf-token", ""))
         said = await _json_body(request)
         choice = self._choice(said)
         total = said.get("total")
         if choice.ids:
             total = len(choice.ids)
-        return await self._start(action, choice, total if isinstance(total, int) else None)
-
-    async def _start(self, action: Action, choice: Choice, total: int | None) -> Response:
         try:
-            thread = self._jobs.start(action, choice, total)
+            thread = self._jobs.start(action, choice, total if isinstance(total, int) else None)
         except Busy as error:
             raise _Refusal(409, "busy", str(error)) from None
         await run_in_threadpool(thread.join, SHORT_JOB_S)
@@ -276,9 +279,13 @@ class _Page:
 
     def _choice(self, said: Any) -> Choice:
         try:
-            return Choice.of(said if isinstance(said, dict) else {})
+            choice = Choice.of(said if isinstance(said, dict) else {})
+            self._letters.check(choice)
         except ValueError as error:
             raise _Refusal(400, "choice", str(error)) from None
+        except KeyError:
+            raise _Refusal(400, "id", "one of these is no dead letter's id") from None
+        return choice
 
     def _check_origin(self, request: Request) -> None:
         why = foreign(_headers(request), frozenset(self._access.rules.hosts))
@@ -344,5 +351,8 @@ async def _no_disk(_: Request, error: Exception) -> Response:
 
 
 async def _no_such(_: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    return _json({"reason": "path", "detail": "there is nothing here; the page is at the root"}, status)
+    if getattr(error, "status_code", 404) == 404:
+        return _json({"reason": "path", "detail": "there is nothing here; the page is at the root"}, 404)
+    refused = _json({"reason": "method", "detail": "the Allow header lists the methods that there are"}, 405)
+    refused.headers.update(getattr(error, "headers", None) or {})
+    return refused
