@@ -25,6 +25,8 @@ from .answers import Denied, Receive, unavailable
 _WINDOWS: Final = {b"gzip": (31,), b"x-gzip": (31,), b"deflate": (15, -15)}
 """By encoding, zlib's ``wbits`` in the order to try: "deflate" means zlib's format, but often comes without its frame.
 """
+ENCODINGS: Final = ("", "identity", *(name.decode() for name in _WINDOWS))
+"""The content-encodings that are taken."""
 _STEP_BYTES: Final = 1 << 16
 _MEMBERS_MAX: Final = 1000
 LOOKS_PER_S: Final = 1000

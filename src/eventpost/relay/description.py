@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from .app import EU_EVENTS, EVENTS, LIVEZ, METRICS, READYZ
+from .body import ENCODINGS
 from .openapi import (
     PATH,
     Described,
@@ -97,7 +98,7 @@ def _events(summary: str) -> Described:
             "summary": summary,
             "parameters": [
                 parameter("X-Optimizely-Strict", "header", strict, {"type": "string", "examples": ["true", "false"]}),
-                parameter("Content-Encoding", "header", packed, {"type": "string", "enum": ["gzip", "deflate"]}),
+                parameter("Content-Encoding", "header", packed, {"type": "string", "enum": list(ENCODINGS)}),
             ],
             "requestBody": {"required": True, "content": {_JSON: {"schema": _EITHER}}},
             "responses": {"204": answer("It is stored."), **noes(merged(CONNECTION, DOOR))},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .app import EU_EVENTS, EVENTS
+from .body import ENCODINGS
 from .micro_kept import COUNTS, FILTERS
 from .micro_script import DELAY_S_MAX, REPLY, RESETS, STATUSES, TIMES_MAX
 from .openapi import (
@@ -87,7 +88,7 @@ def _events(summary: str) -> Described:
             "summary": summary,
             "parameters": [
                 parameter("X-Optimizely-Strict", "header", strict, {"type": "string", "examples": ["true", "false"]}),
-                parameter("Content-Encoding", "header", packed, {"type": "string", "enum": ["gzip", "deflate"]}),
+                parameter("Content-Encoding", "header", packed, {"type": "string", "enum": list(ENCODINGS)}),
             ],
             "requestBody": {"required": True, "content": {_JSON: {"schema": _EITHER}}},
             "responses": {"204": answer("The endpoint would say so."), **noes(TAKE)},
