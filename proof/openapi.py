@@ -136,7 +136,8 @@ def asked(
     command += ["--report-json-path", str(report), "--continue-on-failure", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Broken(f"seed {seed}:\n{done.stdout}\n{done.stderr}")
+        again = f"python -m proof openapi --examples {examples} --seed {seed}"
+        raise Broken(f"{again} says it again:\n{done.stdout}\n{done.stderr}")
     until(lambda: up.held().sockets <= before.sockets, "connections stay open")
     after = up.held()
     if after.descriptors > before.descriptors + 4 or after.bytes > before.bytes + GROWTH_BYTES_MAX:

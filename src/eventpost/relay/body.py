@@ -142,34 +142,31 @@ def _inflate(packed: bytes, bits: int, bytes_max: int) -> bytes | None:
     raise zlib.error("something follows")
 
 
+_read: Final = published.read_batch
+
+
 class Looks:
-    """Which bodies are looked at thoroughly, which costs three times as much: each, until there are many a second."""
+    """How many bodies are passed over until the next one is looked at thoroughly, which costs some times as much."""
 
     def __init__(self) -> None:
         self._since_s = 0.0
         self._left = LOOKS_PER_S
 
-    def takes(self, now: float) -> bool:
-        """Tell whether the next one is.  ``now``: seconds of any clock that runs on."""
+    def pass_over(self, now: float) -> int:
+        """Return it, once one was: none, until there are many a second.  ``now``: seconds of any clock that runs on."""
         if now - self._since_s >= 1.0:
             self._since_s, self._left = now, LOOKS_PER_S
         self._left -= 1
-        return self._left >= 0 or not self._left % LOOKS_SHARE
+        return 0 if self._left > 0 else LOOKS_SHARE - 1
 
 
-def look(body: bytes, *, thorough: bool = True) -> tuple[str, bool | None] | Denied:
-    """Return the project of a batch, and whether it fits the published schema; or why the body is no batch.
-
-    Where the look is not ``thorough``, whether it fits is not known: None.
-    """
-    project = None
-    if thorough:
-        with suppress(published.NoBatch):
-            project = published.fitting_project_in(body)
-    if project is not None:
-        return project, True
+def look(body: bytes) -> tuple[str, bool] | Denied:
+    """Return the project of a batch, and whether it fits the published schema; or why the body is no batch."""
+    with suppress(*published.FAILS):
+        if (project := published.fitting_project_in(body)) is not None:
+            return project, True
     found = project_of(body)
-    return found if isinstance(found, Denied) else (found, False if thorough else None)
+    return found if isinstance(found, Denied) else (found, False)
 
 
 def project_of(body: bytes) -> str | Denied:
@@ -178,8 +175,10 @@ def project_of(body: bytes) -> str | Denied:
     What msgspec does not take is looked at by :func:`parse_batch`, which decides, and says why.
     """
     try:
-        project = published.project_in(body)
-    except published.NoBatch:
+        if not body.isascii():
+            body.decode()  # msgspec looks into no text that it passes over
+        project = _read(body).project_id
+    except published.FAILS:
         batch = parse_batch(body)
         if isinstance(batch, Denied):
             return batch

@@ -100,6 +100,7 @@ class Ingest:
         self._unable = unable
         self._always_looks = not access.needs_no_look
         self._looks = body.Looks()
+        self._pass_over = 0
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for a path of events."""
@@ -173,10 +174,18 @@ class Ingest:
                 return unpacked
             raw = unpacked
         strict = b"x-optimizely-strict" in headers and headers[b"x-optimizely-strict"].strip().lower() == b"true"
-        seen = body.look(raw, thorough=self._looks.takes(now) or strict)
-        if isinstance(seen, Denied):
-            return seen
-        project, fits = seen
+        fits: bool | None = None
+        if self._pass_over and not strict:
+            self._pass_over -= 1
+            project = body.project_of(raw)
+            if isinstance(project, Denied):
+                return project
+        else:
+            self._pass_over = self._looks.pass_over(now)
+            seen = body.look(raw)
+            if isinstance(seen, Denied):
+                return seen
+            project, fits = seen
         if strict and not fits:
             errors = self._strict(body.parse_batch(raw))
             if errors:

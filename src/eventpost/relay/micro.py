@@ -212,10 +212,11 @@ class Micro:
         known: Sequence[str],
     ) -> Response:  # fmt: skip
         filters = dict(request.query_params)
-        limit = filters.pop("limit", "")
-        if (limit and not (limit.isdecimal() and len(limit) < 10)) or not filters.keys() <= set(known):
+        limit = filters.pop("limit", None)
+        is_number = limit is None or (limit.isascii() and limit.isdecimal() and len(limit) < 10)
+        if not is_number or not filters.keys() <= set(known):
             return _say({"reason": "filter", "detail": f"known are limit=N, {', '.join(known)}"}, 400)
-        return _say(rows(filters, int(limit) if limit else None))
+        return _say(rows(filters, None if limit is None else int(limit)))
 
     async def _reset(self, request: Request) -> Response:
         denied = self._denied(request)

@@ -18,10 +18,6 @@ import msgspec
 from .strict import IMPRESSION_KEY, INT64, SCHEMA, Field
 
 
-class NoBatch(ValueError):  # noqa: N818 - names a state: somebody else decides what it is
-    """This reader does not take the body, which does not mean that nobody does."""
-
-
 class _Batch(msgspec.Struct):
     visitors: list[msgspec.Raw]
     project_id: Any = ""
@@ -56,29 +52,18 @@ def _struct_of(kind: str) -> Any:
     return msgspec.defstruct(f"_{kind}", [*fields, *_BESIDE.get(kind, ())], kw_only=True, gc=False)
 
 
-_read_batch: Final = msgspec.json.Decoder(_Batch).decode
+read_batch: Final = msgspec.json.Decoder(_Batch).decode
+"""Returns an object with ``project_id``.  Raises FAILS."""
 _read_published: Final = msgspec.json.Decoder(_struct_of("batch")).decode
-_FAILS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-
-
-def project_in(body: bytes) -> Any:
-    """Return what a batch says for its project, "" if nothing.  Raises NoBatch."""
-    try:
-        if not body.isascii():
-            body.decode()  # msgspec looks into no text that it passes over
-        return _read_batch(body).project_id
-    except _FAILS:
-        raise NoBatch from None
+FAILS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""A reader does not take a body, which does not mean that nobody does."""
 
 
 def fitting_project_in(body: bytes) -> str | None:
-    """Return the project of a batch that fits the published schema, None if it breaks a rule.  Raises NoBatch."""
-    try:
-        if not body.isascii():
-            body.decode()
-        batch = _read_published(body)
-    except _FAILS:
-        raise NoBatch from None
+    """Return the project of a batch that fits the published schema, None if it breaks a rule.  Raises FAILS."""
+    if not body.isascii():
+        body.decode()  # msgspec looks into no text that it passes over
+    batch = _read_published(body)
     for visitor in batch.visitors:
         for attribute in visitor.attributes or ():
             if not _is_attribute(attribute):
