@@ -17,7 +17,7 @@ demo: $(READY)  ## a real client, an outage, a kill -9 and a recovery, counted; 
 	@$(BIN)/eventpost demo
 
 test: $(READY)  ## all tests, against the real SDK and real processes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-interop: $(READY)  ## the official SDKs of Go, JavaScript, Java and Python in front of the relay; fetches them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m interop tests/interop
