@@ -26,9 +26,9 @@ def said_in(path):
             words = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
             if name == "unavailable":
                 words = [503, *words]
-            if name in {"Denied", "_Refusal", "unavailable"} and None not in words[:2]:
+            if name in {"Denied", "Refusal", "unavailable"} and None not in words[:2]:
                 yield words[0], words[1]
-            elif name in {"_say", "_json"} and len(words) > 1 and isinstance(node.args[0], ast.Dict):
+            elif name in {"_say", "json_answer"} and len(words) > 1 and isinstance(node.args[0], ast.Dict):
                 said = {key.value: one for key, one in zip(node.args[0].keys, node.args[0].values, strict=True) if key}
                 if isinstance(said.get("reason"), ast.Constant):
                     yield words[1], said["reason"].value
