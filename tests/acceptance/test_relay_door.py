@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import threading
 import zlib
 from collections.abc import Iterator
 
@@ -130,6 +131,16 @@ class TestTaken:
                 assert wire.send(request(BATCH, *lines)).answer().status == 204
             assert wire.send(request(BATCH, *lines) + request(BATCH)).answer().status == 204
             assert wire.answer().status == 204
+
+    def test_many_offers_at_once(self, door):
+        """However many such requests come in one piece, each gets its answer."""
+        count = 2000
+        offer = request(b'{"visitors":[]}', "Connection: Upgrade", "Upgrade: h2c")
+        with Wire(door.port) as wire:
+            sending = threading.Thread(target=wire.send, args=(offer * count,), daemon=True)
+            sending.start()
+            assert {wire.answer().status for _ in range(count)} == {204}
+            sending.join(10)
 
     def test_http_1_0(self, door):
         """A client of HTTP/1.0 is answered, and its connection closed."""

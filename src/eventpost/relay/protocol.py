@@ -124,19 +124,22 @@ class RelayProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
-        if self._broken:
-            return
+        left: bytes | None = data
+        while left is not None and not self._broken:
+            left = self._parse(left)
+
+    def _parse(self, data: bytes) -> bytes | None:
+        """Parse bytes; return those to go on with where the parser stopped before their end, None: that was all."""
         self._data_bytes = len(data)
         self._began_behind = self.cycle is not None and self.cycle.more_body
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._begin_anew(data[upgrade.args[0] :])
-            return
+            return self._anew(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             if not self._broken:
                 self._end_after(_NO_HTTP)
-            return
+            return None
         if self._waits_for_body:  # the rest comes later: its reader sees to the time that it takes
             self._waits_for_body = False
             self._begin(self.cycle.run_asgi(self.app))
@@ -146,6 +149,7 @@ class RelayProtocol(HttpToolsProtocol):
             self._head_bytes += self._parsed_bytes() if self._began_behind else len(data)
             if self._head_bytes > self._bounds.header_bytes_max:
                 self._end_after(_TOO_LARGE)
+        return None
 
     def _parsed_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -173,7 +177,7 @@ class RelayProtocol(HttpToolsProtocol):
             raise ConnectionAbortedError
         parser, scope = self.parser, self.scope
         if parser.should_upgrade():
-            return  # the parser stops after this header, and `_begin_anew` goes on
+            return  # the parser stops after this header, and `_anew` says how it goes on
         version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
@@ -250,20 +254,20 @@ class RelayProtocol(HttpToolsProtocol):
             self._waits_for_body = False
             self._begin_at_once()
 
-    def _begin_anew(self, rest: bytes) -> None:
+    def _anew(self, rest: bytes) -> bytes | None:
         """Go on with HTTP/1.1 where a request offers another protocol, as Java's client does with each.
 
         The parser stops at such a header, and takes what follows, the body too, for that protocol.  So it is given the
-        header once more, without the offer.
+        header once more, without the offer: by its caller, since many such requests may have come in one piece.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._end_after(_NO_HTTP)
-            return
+            return None
         self.parser = httptools.HttpRequestParser(self)
         lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         first = method + b" " + self.url + b" HTTP/1.1"
-        self.data_received(b"\r\n".join([first, *lines, b"", rest]))
+        return b"\r\n".join([first, *lines, b"", rest])
 
     def _end_after(self, denied: Denied) -> None:
         """End the connection once what came whole before is answered; ``denied`` answers what did not."""
