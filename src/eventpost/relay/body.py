@@ -122,20 +122,23 @@ class Reader:
 def _inflate(packed: bytes, bits: int, bytes_max: int) -> bytes | None:
     """Return what is inside; None: more than ``bytes_max``.  Raises zlib.error for anything that is not whole."""
     parts: list[bytes] = []
-    size, data = 0, packed
+    size, data, taken = 0, b"", 0
     for _ in range(_MEMBERS_MAX):  # gzip may hold several, one after the other
         one = zlib.decompressobj(bits)
         while not one.eof:
+            if not data:  # in slices: what it does not use it copies, for each step and each member
+                data = packed[taken : taken + _STEP_BYTES]
+                taken += len(data)
             part = one.decompress(data, _STEP_BYTES)
             data = one.unconsumed_tail
             size += len(part)
             if size > bytes_max:
                 return None
             parts.append(part)
-            if not part and not data and not one.eof:
+            if not part and not data and not one.eof and taken == len(packed):
                 raise zlib.error("it ends too early")
         data = one.unused_data
-        if not data:
+        if not data and taken == len(packed):
             return b"".join(parts)
         if bits <= zlib.MAX_WBITS:
             break
