@@ -55,6 +55,19 @@ def test_another_site_may_not(headers: list[tuple[bytes, bytes]]) -> None:
     assert foreign(asked(*headers), frozenset({"listed.example"})) is not None
 
 
+@pytest.mark.parametrize(
+    "around", [(b"", b""), (b'theme={"a":1}; ', b""), (b"a[b]=1; =; ;x; ", b"; c=\xe9"), (b"%(name)b=forged; ", b"")]
+)
+def test_cookies_of_others(around: tuple[bytes, bytes]) -> None:
+    """Browsers share a host's cookies among its ports: whatever others set there, ours is found."""
+    sessions = Sessions(bytes(32))
+    value = sessions.make("login")
+    before, after = around
+    before = before.replace(b"%(name)b", sessions.cookie.encode())
+    sent = before + f"{sessions.cookie}={value}".encode() + after
+    assert sessions.find({b"cookie": sent}) == value
+
+
 def test_a_request_without_a_host_is_from_nowhere() -> None:
     """An empty name equals no other empty name."""
     assert foreign({b"origin": b"null"}, frozenset()) is not None

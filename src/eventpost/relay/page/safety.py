@@ -18,7 +18,6 @@ import os
 import secrets
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from http.cookies import CookieError, SimpleCookie
 from time import time
 from typing import Any, Final
 
@@ -112,16 +111,16 @@ class Sessions:
 
     def find(self, headers: Headers) -> str | None:
         """Return the value of the cookie that came with a request, if it is one of ours and still holds."""
-        try:
-            jar = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-        except CookieError:
-            return None
-        value = jar[self.cookie].value if self.cookie in jar else ""
+        for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):  # what others say there is their business
+            name, _, value = part.strip().partition("=")
+            if name == self.cookie and self._holds(value):
+                return value
+        return None
+
+    def _holds(self, value: str) -> bool:
         text, _, mac = value.rpartition(".")
-        if not hmac.compare_digest(mac.encode(), self._mac("cookie", text).encode()):
-            return None
-        until = text.split(".")[1]
-        return value if int(until) > time() else None
+        signed = hmac.compare_digest(mac.encode(), self._mac("cookie", text).encode())
+        return signed and int(text.split(".")[1]) > time()
 
     def is_login(self, value: str | None) -> bool:
         """Tell whether a cookie was given for a token."""
