@@ -196,6 +196,23 @@ class TestRate:
             assert number == 0 or rate.wait_s("0", 0.0) > 0
         assert len(rate._buckets) == 100
 
+    @pytest.mark.parametrize(
+        ("one", "other", "shared"),
+        [
+            ("2001:db8:0:1::7", "2001:db8:0:1:ffff::8", True),
+            ("2001:db8:0:1::7", "2001:db8:0:2::7", False),
+            ("::ffff:192.0.2.1", "192.0.2.1", True),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+            ("192.0.2.1", "192.0.2.2", False),
+            ("not:an:address", "not:another", False),
+        ],
+    )
+    def test_who_shares_a_rate(self, one, other, shared):
+        """A /64 of IPv6 is one client's to choose from; an address of IPv4 is the same in either form."""
+        rate = Rate(1)
+        assert rate.wait_s(one, 0.0) == 0
+        assert (rate.wait_s(other, 0.0) > 0) is shared
+
 
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
@@ -205,6 +222,7 @@ class TestRate:
         ("10.0.0.1", b"1.2.3.4", "1.2.3.4"),
         ("10.0.0.1", b"9.9.9.9, 1.2.3.4, 10.0.0.2", "1.2.3.4"),
         ("10.0.0.1", b"1.2.3.4,", "10.0.0.1"),
+        ("::ffff:10.0.0.1", b"1.2.3.4", "1.2.3.4"),
         ("10.0.0.1", b"10.0.0.3, 10.0.0.2", "10.0.0.3"),
         ("not-an-address", b"1.2.3.4", "not-an-address"),
         ("fe80::1", b"2001:db8::7", "2001:db8::7"),

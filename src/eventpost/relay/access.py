@@ -109,11 +109,30 @@ def client_behind(peer: str, forwarded: bytes, proxies: Iterable[Network]) -> st
 
 
 def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
+    found = _as_address(address)
+    return found is not None and any(found.version == one.version and found in one for one in networks)
+
+
+def _as_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address; one of IPv4 also where a socket for both families writes it as one of IPv6."""
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return any(found.version == one.version and found in one for one in networks)
+        return None
+    return (found.ipv4_mapped or found) if found.version == 6 else found
+
+
+def neighbourhood(address: str) -> str:
+    """Return what a rate is counted by: the address, or its /64 where it is one of IPv6.
+
+    A /64 is what one host, or one household, is given: who has it has as many addresses as there are.
+    """
+    if ":" not in address:
+        return address
+    found = _as_address(address)
+    if found is None or found.version == 4:
+        return str(found or address)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 class Rate:
@@ -129,6 +148,7 @@ class Rate:
         """Take one; 0: it was there, else the seconds until one will be."""
         if not self.per_s:
             return 0.0
+        address = neighbourhood(address)
         left, then = self._buckets.pop(address, (self._burst, now))
         left = min(self._burst, left + (now - then) * self.per_s)
         wait_s = 0.0 if left >= 1.0 else (1.0 - left) / self.per_s
