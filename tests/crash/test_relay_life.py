@@ -185,6 +185,25 @@ class TestStopping:
         assert code == 0
         assert "1 stay in" in out
 
+    def test_a_second_signal_while_requests_are_answered(self, tmp_path):
+        """It ends the waiting that comes after, of all journals; a third and a fourth disturb nothing."""
+        JournalQueue(tmp_path / "app").close()
+        hangs = Collector(answer=lambda _: Reply(hang=True))
+        options = ("--journal", str(tmp_path / "app"), "--drain-timeout", "60", "--stop-timeout", "1")
+        with hangs, Relay(tmp_path / "j", *options, endpoint=hangs.url) as relay, Wire(relay.port) as slow:
+            assert ask(relay.port, batch()).status == 204
+            slow.send(request(batch())[:-20])
+            time.sleep(0.2)
+            began = time.monotonic()
+            for _ in range(3):
+                relay.process.send_signal(signal.SIGTERM)
+                time.sleep(0.1)
+            code, out, err = relay.stop()
+            assert time.monotonic() - began < 12
+        assert code == 0, err
+        assert "1 stay in" in out
+        assert "Traceback" not in err
+
 
 class TestStarting:
     """What stops a relay from starting, with exit code 2 and a line that says what to do."""

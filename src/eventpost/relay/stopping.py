@@ -21,7 +21,7 @@ class Stop:
     def __init__(self) -> None:
         self._count = 0
         self.impatient = False
-        """From now on a signal raises KeyboardInterrupt, which ends the waiting that it interrupts."""
+        """The next signal raises KeyboardInterrupt, which ends the waiting that it interrupts; one does, no more."""
         self.fd, self._tell = os.pipe()
         """``fd`` is readable once a signal came, for who waits for more than that."""
         for fd in (self.fd, self._tell):
@@ -32,6 +32,7 @@ class Stop:
     def _on_signal(self, *_: object) -> None:
         self._count += 1
         if self.impatient:
+            self.impatient = False
             raise KeyboardInterrupt
         with suppress(OSError):
             os.write(self._tell, b".")
@@ -39,6 +40,11 @@ class Stop:
     def told(self) -> bool:
         """Tell whether a signal came."""
         return self._count > 0
+
+    @property
+    def twice(self) -> bool:
+        """Whether somebody asked again, and does not want to wait."""
+        return self._count > 1
 
     def drain(self) -> None:
         """Make ``fd`` wait for the next signal."""

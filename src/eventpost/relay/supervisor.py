@@ -232,14 +232,23 @@ class Supervisor:
                 _log.error("eventpost relay: a worker did not stop in time, and was killed; what it stored is kept")
 
     def _drain(self) -> None:
-        """Send what is queued, up to a deadline, and let go of the journals.  A signal ends the waiting."""
+        """Send what is queued, up to a deadline, and let go of the journals.
+
+        A second signal ends the waiting, also one that came while the workers were waited for.
+        """
         deadline = time.monotonic() + self._settings.drain_timeout_s
-        self._stop.impatient = True  # a dispatcher at its end takes KeyboardInterrupt for: do not wait
-        for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
-            queue.scan()  # what the workers left
-            dispatcher.hurry()
-        for dispatcher in self._dispatchers:
-            dispatcher.close_at_exit(max(0.0, deadline - time.monotonic()))
+        self._stop.impatient = not self._stop.twice
+        try:
+            for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
+                queue.scan()  # what the workers left
+                dispatcher.hurry()
+            for dispatcher in self._dispatchers:  # one that is interrupted in its waiting ends
+                dispatcher.close_at_exit(0.0 if self._stop.twice else max(0.0, deadline - time.monotonic()))
+        except KeyboardInterrupt:  # it came where nothing waited
+            for dispatcher in self._dispatchers:
+                dispatcher.close_at_exit(0.0)
+        finally:
+            self._stop.impatient = False
 
     def status(self) -> list[FolderStatus]:
         """Return the folders' sums, for the last line."""
