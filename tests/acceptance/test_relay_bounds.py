@@ -1,5 +1,6 @@
 """What bounds the relay's connections: slow senders, floods, garbage; each costs its connection and nothing else."""
 
+import contextlib
 import random
 import socket
 import threading
@@ -54,6 +55,34 @@ class TestHeaders:
             assert (answer.status, answer.reason) == (431, "header_too_large")
             assert answer.headers["connection"] == "close"
             assert wire.ends()
+
+    @pytest.mark.parametrize("path", ["/v1/events", "/livez"])
+    @pytest.mark.parametrize(
+        ("opens", "unit"),
+        [(b"0\r\n", b"X: y\r\n" * 1000), (b"0\r\nX: ", b"y" * 6000), (b"f;", b"y" * 6000)],
+        ids=["trailers", "trailer", "extension"],
+    )
+    def test_around_a_body(self, door, path, opens, unit):
+        """What comes in between a body's bytes, or behind them, without an end is cut off, too, and not kept."""
+        chunked = request(b"f\r\n" + b'{"visitors":[]}' + b"\r\n" + opens, "Transfer-Encoding: chunked", path=path)
+        with Wire(door.port) as wire:
+            wire.send(chunked)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):
+                    wire.send(unit)
+                    time.sleep(0.002)
+                pytest.fail("it could go on")
+        assert door.worker.reader.held_bytes == 0
+
+    def test_trailers_are_no_header(self, door):
+        """They are passed over: what a proxy in front lets through there sets nothing."""
+        trailers = b"Content-Encoding: gzip\r\nOrigin: https://evil.example\r\nX-Forwarded-For: 192.0.2.1\r\n"
+        body = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(BATCH), BATCH, trailers)
+        with Wire(door.port) as wire:
+            assert wire.send(request(body, "Transfer-Encoding: chunked")).answer().status == 204
+            for byte in request(body, "Transfer-Encoding: chunked"):
+                wire.send(bytes([byte]))
+            assert wire.answer().status == 204
 
     def test_an_endless_flood_is_not_kept(self, door):
         """Who goes on sending header lines is cut off, at a bounded cost."""

@@ -73,3 +73,19 @@ async def answer(send: Send, status: int, headers: Sequence[Header], body: bytes
 async def deny(send: Send, denied: Denied, headers: Sequence[Header] = ()) -> None:
     """Send a no."""
     await answer(send, denied.status, [*denied.headers(), *headers], denied.body())
+
+
+def saying(denied: Denied) -> ASGIApp:
+    """Return an application that says no, and ends the connection."""
+
+    async def say(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
+        await deny(send, denied, [CLOSE])
+
+    return say
+
+
+def behind_status(denied: Denied) -> bytes:
+    """Return the bytes of a no behind its first line, for a connection that ends with it."""
+    body = denied.body()
+    headers = [*denied.headers(), (b"content-length", b"%d" % len(body)), CLOSE]
+    return b"".join(name + b": " + value + b"\r\n" for name, value in headers) + b"\r\n" + body

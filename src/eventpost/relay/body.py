@@ -135,7 +135,7 @@ def _inflate(packed: bytes, bits: int, bytes_max: int) -> bytes | None:
             if size > bytes_max:
                 return None
             parts.append(part)
-            if not part and not data and not one.eof and taken == len(packed):
+            if not part and not data and taken == len(packed) and not one.eof:
                 raise zlib.error("it ends too early")
         data = one.unused_data
         if not data and taken == len(packed):

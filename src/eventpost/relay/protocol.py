@@ -5,6 +5,7 @@ stalls; and it answers what is no HTTP as plain text.  This subclass does:
 
 ====================================================  =================================================
 a header of more than ``header_bytes_max``            431, and the connection ends
+the same between a body's bytes, or behind them       431, and the connection ends
 a header that is not there in ``header_timeout_s``    408 if some of it came, and the connection ends
 more than ``connections_max`` connections             503 with Retry-After to the first request of each
 a fourth more                                         closed without a word: descriptors are finite
@@ -32,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from . import answers
-from .answers import ASGIApp, Denied, Header, Receive, Scope, Send
+from .answers import Denied, Header, Receive, Scope, Send
 from .cycle import Cycle, go_on
 
 LOOK_S: Final = 0.5
@@ -95,12 +96,12 @@ class RelayProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         """Of a header that is not complete: what came before the newest data."""
         self._data_bytes = 0
+        self._framing_bytes = 0  # since the last byte of a body that is not complete: trailers, or a chunk's extension
         self._began_behind = False
         """Whether the header that is under way began behind other bytes of the newest data."""
         self._waits_for_body = False
         """Whether the newest request is for a path of events, and its application has not begun."""
-        self._waits_since: float | None = None
-        """When the wait for a request, or for the rest of a header, began."""
+        self._waits_since: float | None = None  # when the wait for a request, or for the rest of a header, began
         self._stalled_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types it
@@ -131,6 +132,7 @@ class RelayProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> bytes | None:
         """Parse bytes; return those to go on with where the parser stopped before their end, None: that was all."""
         self._data_bytes = len(data)
+        self._framing_bytes += self._data_bytes
         self._began_behind = self.cycle is not None and self.cycle.more_body
         try:
             self.parser.feed_data(data)
@@ -149,6 +151,8 @@ class RelayProtocol(HttpToolsProtocol):
             self._head_bytes += self._parsed_bytes() if self._began_behind else len(data)
             if self._head_bytes > self._bounds.header_bytes_max:
                 self._end_after(_TOO_LARGE)
+        elif self._framing_bytes > self._bounds.header_bytes_max and self.cycle is not None and self.cycle.more_body:
+            self._end_after(_TOO_LARGE)
         return None
 
     def _parsed_bytes(self) -> int:
@@ -163,9 +167,20 @@ class RelayProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a line of the header, not of the trailers: nobody reads them, and they must pass for no header."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep bytes of a body."""
+        self._framing_bytes = 0
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
         """Hand a request to the application, unless its header is too large after all."""
         self._in_head = False
+        self._framing_bytes = 0
         self._waits_since = None
         bounds = self._bounds
         limit = bounds.header_bytes_max
@@ -284,7 +299,7 @@ class RelayProtocol(HttpToolsProtocol):
                 self._bounds.refuse(denied.reason, denied.detail)
             if self.pipeline:
                 self._bounds.refuse(denied.reason, denied.detail)
-                self.pipeline[0] = (cycle, _saying(denied))
+                self.pipeline[0] = (cycle, answers.saying(denied))
                 return
             cycle.disconnected = True
             cycle.message_event.set()
@@ -294,7 +309,7 @@ class RelayProtocol(HttpToolsProtocol):
         else:
             self._bounds.refuse(denied.reason, denied.detail)
         if not self.transport.is_closing():
-            self.transport.write(_as_bytes(denied))
+            self.transport.write(bytes(STATUS_LINE[denied.status]) + answers.behind_status(denied))
         self.transport.close()
 
     def look(self, now: float) -> None:
@@ -333,17 +348,3 @@ class RelayProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or (
             cycle is not None and not cycle.response_complete and cycle.scope["path"] in paths
         )
-
-
-def _saying(denied: Denied) -> ASGIApp:
-    async def say(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
-        await answers.deny(send, denied, [answers.CLOSE])
-
-    return say
-
-
-def _as_bytes(denied: Denied) -> bytes:
-    body = denied.body()
-    headers = [*denied.headers(), (b"content-length", b"%d" % len(body)), answers.CLOSE]
-    lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-    return bytes(STATUS_LINE[denied.status]) + lines + b"\r\n" + body
