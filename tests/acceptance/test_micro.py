@@ -165,6 +165,20 @@ def test_bodies_come_as_they_do_to_the_relay(up):
     up.counts(good=7, bad=0, events=7)
 
 
+def test_an_offer_of_another_protocol_is_passed_over(up):
+    """Java's client offers h2c with each request: its body is the event's all the same."""
+    offer = request(batch(1), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+    with Wire(up.port) as wire:
+        assert wire.send(offer).answer().status == 204
+        wire.send(offer[:-10])
+        assert wire.send(offer[-10:]).answer().status == 204
+        wire.send(offer + offer + request(batch(2)))
+        assert [wire.answer().status for _ in range(3)] == [204, 204, 204]
+        assert wire.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 400
+        assert wire.ends()
+    up.counts(good=5, bad=0, events=5)
+
+
 def whole(wire):
     """Tell whether an answer arrives whole: no reset before or within it."""
     try:

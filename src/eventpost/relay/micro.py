@@ -28,7 +28,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..settings import ENDPOINT_BODY_BYTES_MAX
 from ..testing.collector import PLAIN, Reply
@@ -39,6 +38,7 @@ from .app import EU_EVENTS, EVENTS
 from .micro_description import described
 from .micro_kept import FILTERS, Kept
 from .micro_script import BadScript, Script
+from .offers import OffersPassedOver
 from .strict import strict_errors
 
 BODY_TIMEOUT_S: Final = 30.0
@@ -251,7 +251,7 @@ class _Raw:
         await self._call(scope, receive, send)
 
 
-class MicroProtocol(HttpToolsProtocol):
+class MicroProtocol(OffersPassedOver):
     """uvicorn's own, which lets a request end its connection as a broken endpoint does."""
 
     def on_message_begin(self) -> None:

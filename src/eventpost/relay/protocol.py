@@ -29,12 +29,13 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from . import answers
 from .answers import Denied, Header, Receive, Scope, Send
 from .cycle import Cycle, go_on
+from .offers import OffersPassedOver
 
 LOOK_S: Final = 0.5
 STALLED_S: Final = 60.0
@@ -79,7 +80,7 @@ class Bounds:
         return [(b"date", date)]
 
 
-class RelayProtocol(HttpToolsProtocol):
+class RelayProtocol(OffersPassedOver):
     """One connection."""
 
     cycle: Any  # None before the first request, which uvicorn's own annotation leaves out
@@ -125,23 +126,17 @@ class RelayProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
-        left: bytes | None = data
-        while left is not None and not self._broken:
-            left = self._parse(left)
-
-    def _parse(self, data: bytes) -> bytes | None:
-        """Parse bytes; return those to go on with where the parser stopped before their end, None: that was all."""
+        if self._broken:
+            return
         self._data_bytes = len(data)
         self._framing_bytes += self._data_bytes
         self._began_behind = self.cycle is not None and self.cycle.more_body
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            return self._anew(data[upgrade.args[0] :])
+            self.feed(data)
         except httptools.HttpParserError:
             if not self._broken:
                 self._end_after(_NO_HTTP)
-            return None
+            return
         if self._waits_for_body:  # the rest comes later: its reader sees to the time that it takes
             self._waits_for_body = False
             self._begin(self.cycle.run_asgi(self.app))
@@ -153,7 +148,6 @@ class RelayProtocol(HttpToolsProtocol):
                 self._end_after(_TOO_LARGE)
         elif self._framing_bytes > self._bounds.header_bytes_max and self.cycle is not None and self.cycle.more_body:
             self._end_after(_TOO_LARGE)
-        return None
 
     def _parsed_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -192,7 +186,7 @@ class RelayProtocol(HttpToolsProtocol):
             raise ConnectionAbortedError
         parser, scope = self.parser, self.scope
         if parser.should_upgrade():
-            return  # the parser stops after this header, and `_anew` says how it goes on
+            return  # its header comes once more, without the offer
         version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
@@ -268,21 +262,6 @@ class RelayProtocol(HttpToolsProtocol):
         if self._waits_for_body:
             self._waits_for_body = False
             self._begin_at_once()
-
-    def _anew(self, rest: bytes) -> bytes | None:
-        """Go on with HTTP/1.1 where a request offers another protocol, as Java's client does with each.
-
-        The parser stops at such a header, and takes what follows, the body too, for that protocol.  So it is given the
-        header once more, without the offer: by its caller, since many such requests may have come in one piece.
-        """
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            self._end_after(_NO_HTTP)
-            return None
-        self.parser = httptools.HttpRequestParser(self)
-        lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
-        first = method + b" " + self.url + b" HTTP/1.1"
-        return b"\r\n".join([first, *lines, b"", rest])
 
     def _end_after(self, denied: Denied) -> None:
         """End the connection once what came whole before is answered; ``denied`` answers what did not."""
