@@ -1,7 +1,8 @@
-"""What requests to the page say, and its answers in JSON; bodies are bounded."""
+"""What requests to the page say, and its answers in JSON; bodies are bounded, in bytes and in time."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -14,6 +15,7 @@ from ..access import Headers
 from ..answers import Denied
 
 BODY_BYTES_MAX: Final = 1 << 20
+BODY_TIMEOUT_S: Final = 10.0
 _OWN: Final = b"x-eventpost-page"
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -45,6 +47,13 @@ def json_answer(value: Any, status: int = 200) -> Response:
 async def _body(request: Request, kind: str) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
         raise Refusal(415, "type", f"{kind} is asked for")
+    try:
+        return await asyncio.wait_for(_read(request), BODY_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        raise Refusal(408, "slow_body", "the request did not arrive in time") from None
+
+
+async def _read(request: Request) -> bytes:
     read = bytearray()
     async for part in request.stream():
         read += part
