@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,24 @@ def test_workers_killed_while_clients_post(tmp_path, durability):
     assert len(taken) > 250
     assert everything(taken) <= uuids(bodies(tmp_path / "j"))
     assert f"{inspect.folder_status(tmp_path / 'j').queued:,} stay in" in out
+
+
+def test_the_run_dir_removed(tmp_path, monkeypatch):
+    """Somebody cleans up temporary files: workers are replaced and events taken all the same, and it is said."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with Relay(tmp_path / "j") as relay:
+        (run_dir,) = tmp_path.glob("eventpost-relay-*")
+        shutil.rmtree(run_dir)
+        wait_for(run_dir.exists)
+        (victim,) = relay.workers
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: relay.workers not in ([], [victim]))
+        assert ask(relay.port, batch()).status == 204
+        assert b"eventpost_journal_accepted_events_total" in ask(relay.port, path="/metrics", method="GET").body
+        code, _, err = relay.stop()
+    assert code == 0
+    assert "made anew" in err
+    assert not run_dir.exists()
 
 
 @pytest.mark.parametrize("durability", ["os", "fsync"])

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from eventpost.queues.journal import Disk
-from eventpost.relay.run_dir import PREFIX, RunDir
+from eventpost.relay.page.safety import shared_key
+from eventpost.relay.run_dir import KEY, PREFIX, RunDir
 
 
 @pytest.fixture
@@ -29,6 +30,56 @@ def test_it_is_private_and_goes(temporary):
     assert stat.S_IMODE(os.stat(made.path).st_mode) == 0o700
     made.remove()
     assert os.listdir(temporary) == []
+
+
+def test_it_is_kept_young(temporary):
+    """What removes old files finds none, however long the relay runs."""
+    made = RunDir()
+    made.tend(10_000.0)
+    age(f"{made.path}/main.lock")
+    made.tend(10_002.0)
+    assert time.time() - os.stat(f"{made.path}/main.lock").st_mtime > 60
+    made.tend(20_000.0)
+    assert time.time() - os.stat(f"{made.path}/main.lock").st_mtime < 60
+    made.remove()
+
+
+@pytest.mark.parametrize("left", ["nothing", "folder", "key"])
+def test_removed_by_somebody(temporary, left):
+    """It is made anew in its place, private and held, with the key that browsers' cookies are signed with."""
+    made = RunDir()
+    key = shared_key(made.path)
+    assert not made.tend(10_000.0)
+    for name in os.listdir(made.path):
+        if left != "key" or name != KEY:
+            os.unlink(f"{made.path}/{name}")
+    if left == "nothing":
+        os.rmdir(made.path)
+    assert made.tend(10_002.0)
+    assert not made.tend(10_004.0)
+    assert stat.S_IMODE(os.stat(made.path).st_mode) == 0o700
+    assert shared_key(made.path) == key
+    fd = Disk().open(f"{made.path}/main.lock")
+    assert not Disk().lock(fd)
+    os.close(fd)
+    made.remove()
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("by", ["open", "link"])
+def test_somebody_elses_place(temporary, by):
+    """What others could read or put there meanwhile is not used."""
+    made = RunDir()
+    os.unlink(f"{made.path}/main.lock")
+    os.rmdir(made.path)
+    if by == "open":
+        os.mkdir(made.path)
+        os.chmod(made.path, 0o755)
+    else:
+        (temporary / "else").mkdir(0o700)
+        os.symlink(temporary / "else", made.path)
+    assert not made.tend(10_000.0)
+    assert os.listdir(made.path) == []
 
 
 def test_what_a_killed_relay_left_is_removed(temporary):

@@ -40,6 +40,7 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(process)d %(message)s"
 BIND_TIMEOUT_S: Final = 5.0
 TICK_S: Final = 0.1
 STOP_SPARE_S: Final = 3.0
+_COUNTERS_GONE: Final = "events are taken and sent as before, but /metrics lacks counters until the relay is restarted"
 _log = logging.getLogger("eventpost.relay")
 
 
@@ -187,6 +188,8 @@ class Supervisor:
         """Keep the workers alive, and the state written, until a signal."""
         while not self._stop.told():
             now = time.monotonic()
+            if self._run_dir.tend(now):
+                _log.error("eventpost relay: %s was removed, and is made anew: %s", self._run_dir.path, _COUNTERS_GONE)
             for slot in self.slots:
                 slot.look(now)
                 if slot.hangs(now, self._settings.worker_timeout_s):

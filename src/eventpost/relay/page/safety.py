@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from ..access import Headers, host_of
 from ..answers import ASGIApp, Receive, Scope, Send
+from ..run_dir import KEY
 
-KEY: Final = "page.key"
 KEY_BYTES: Final = 32
 LOGIN_S: Final = 12 * 3600
 POLICY: Final = (
