@@ -1,5 +1,6 @@
 """The relay as processes: killed in any of them while clients post, stopped in order, restarted; each 204 is kept."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ from relay_support import (
     uuids,
     wait_for,
 )
+from support import missing
 
 CLIENTS = 4
 
@@ -37,6 +39,27 @@ CLIENTS = 4
 def everything(taken: list[int]) -> set[str]:
     """Return the uuids of what was answered 204."""
     return {uuid_of(number) for number in taken}
+
+
+@contextlib.contextmanager
+def small_disk(tmp_path, size):
+    """Mount a disk that is soon full."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(where)]
+    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+        missing("the right to mount a small tmpfs")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def fill(path):
+    """Write until the disk is full."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 12)):
+            pass
 
 
 @pytest.mark.parametrize("durability", ["os", "fsync"])
@@ -59,6 +82,36 @@ def test_workers_killed_while_clients_post(tmp_path, durability):
     assert len(taken) > 250
     assert everything(taken) <= uuids(bodies(tmp_path / "j"))
     assert f"{inspect.folder_status(tmp_path / 'j').queued:,} stay in" in out
+
+
+def test_everything_full(tmp_path, monkeypatch):
+    """Not a byte is left for journal, counters or figures: 503, also by a worker that starts just then.
+
+    The kernel kills who writes to a mapping that has no room; no process of the relay is.
+    """
+    with small_disk(tmp_path, "8m") as disk:
+        monkeypatch.setenv("TMPDIR", str(disk))
+        with Relay(disk / "j") as relay:
+            fill(disk / "filler")
+            full = [ask(relay.port, batch()) for _ in range(3)]
+            (victim,) = relay.workers
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: relay.workers not in ([], [victim]))
+            worker = relay.workers
+            for path in ("/v1/events", "/nowhere", "/v1/events"):
+                full.append(ask(relay.port, batch(), path=path))
+                time.sleep(0.3)  # what it counts is put down meanwhile
+            assert ask(relay.port, path="/metrics", method="GET").status == 200
+            assert [answer.status for answer in full] == [503, 503, 503, 503, 404, 503]
+            assert {answer.reason for answer in full if answer.status == 503} == {"disk_full"}
+            (disk / "filler").unlink()
+            wait_for(lambda: ask(relay.port, batch()).status == 204)
+            assert relay.workers == worker
+            code, out, err = relay.stop()
+    assert code == 0
+    assert "accepted 1 = " in out
+    assert "no room for counters" in err
+    assert "Traceback" not in err
 
 
 def test_the_run_dir_removed(tmp_path, monkeypatch):

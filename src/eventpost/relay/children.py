@@ -26,6 +26,7 @@ LIVED_S: Final = 60.0
 STILL_S: Final = 2.0
 """A main process that did not look for so long stood still itself, and cannot tell who was silent meanwhile."""
 START_S: Final = 30.0
+NO_ROOM: Final = "there is no room for counters where TMPDIR is: /metrics lacks what this process counts"
 _READY: Final = b"ready\n"
 _ALIVE: Final = b"."
 _LINE_BYTES_MAX: Final = 1 << 20

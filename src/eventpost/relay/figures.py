@@ -70,13 +70,19 @@ class Figures:
             self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
-        wait_s = 0.0
+        wait_s, said = 0.0, ""
         while not self._ended.wait(wait_s):
             wait_s = EVERY_S
             try:
                 wait_s = self.write()
+            except OSError as error:  # a full disk, which may last: said once, and again when it is another one
+                if (why := error.strerror or type(error).__name__) != said:
+                    _log.error("eventpost relay: the figures that page and /metrics show cannot be written: %s", why)
+                said = why
             except Exception:  # noqa: BLE001 - logged; the next round may do better, and events are sent meanwhile
                 _log.exception("eventpost relay: the figures could not be written")
+            else:
+                said = ""
 
     def write(self) -> float:
         """Count, and write the state; return the seconds until the next time, as the state says.  Raises OSError."""

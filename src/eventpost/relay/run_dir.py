@@ -27,6 +27,9 @@ KEPT_YOUNG_S: Final = 3600.0
 LOOK_S: Final = 1.0
 KEY: Final = "page.key"
 """What the workers sign with (``page.safety``): remembered here, so that it is the same in a folder made anew."""
+COUNTERS_BYTES: Final = 128 << 10
+_COUNTERS: Final = ("counter", "histogram", "gauge_mostrecent")
+_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 _LOCK: Final = "main.lock"
 
 
@@ -84,6 +87,32 @@ class RunDir:
         """Remove it, with what lies in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._disk.close(self._fd)
+
+
+def share_counters(path: str) -> bool:
+    """Have this process's counters kept in the folder, for all to see; before the first is made.
+
+    They lie in mapped files, whose pages take their room when they are first written to: on a full disk the kernel
+    kills who does that.  So the room is taken here.  False: there is none, and the counters are this process's own.
+    """
+    made = []
+    try:
+        for kind in _COUNTERS:
+            name = f"{path}/{kind}_{os.getpid()}.db"
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            made.append(name)
+            try:
+                os.posix_fallocate(fd, 0, COUNTERS_BYTES)
+            finally:
+                os.close(fd)
+    except OSError:
+        for name in made:
+            with suppress(OSError):
+                os.unlink(name)
+        os.environ.pop(_SHARED, None)
+        return False
+    os.environ[_SHARED] = path
+    return True
 
 
 def _sweep() -> None:

@@ -274,10 +274,5 @@ def _check_together(made: RelaySettings) -> None:
         )
 
 
-def share_run_dir(path: str) -> None:
-    """Have the counters of this process and its children kept in a folder; before the first is made."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = path
-
-
 def _named(made: RelaySettings, name: str) -> str:
     return made.sources.get(name, name)

@@ -26,12 +26,12 @@ from ..queues.journal.inspect import FolderStatus
 from ..settings import build_transport
 from ..watch.signals import Observer, Trouble
 from .allowed import AllowedTransport
-from .children import BACKLOG, RESTART_FIRST_S, START_S, Slot, Told
+from .children import BACKLOG, NO_ROOM, RESTART_FIRST_S, START_S, Slot, Told
 from .figures import Figures
 from .mount import make_metrics, make_observers
 from .projects import Projects
-from .run_dir import RunDir
-from .settings import RelaySettings, share_run_dir
+from .run_dir import RunDir, share_counters
+from .settings import RelaySettings
 from .state import Monitor
 from .stopping import stop_signals
 from .tls import tls_context
@@ -66,8 +66,12 @@ class Supervisor:
         except OSError as error:
             raise CannotStart(f"the certificate cannot be used: {error.strerror or error}") from error
         self._queues = [self._open(path, own=not number) for number, path in enumerate(settings.journal)]
-        self._run_dir = RunDir()
-        share_run_dir(self._run_dir.path)
+        try:
+            self._run_dir = RunDir()
+        except OSError as error:
+            raise CannotStart(f"no folder for temporary files (TMPDIR): {error.strerror or error}") from error
+        if not share_counters(self._run_dir.path):
+            _log.error("eventpost relay: %s", NO_ROOM)
         monitor = Monitor()
         self._observers: tuple[Observer, ...] = (monitor, *make_observers())
         self._dispatchers = [self._dispatcher(queue) for queue in self._queues]

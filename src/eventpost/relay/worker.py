@@ -37,11 +37,12 @@ from .access import Access
 from .answers import ASGIApp
 from .app import EU_EVENTS, EVENTS, RelayApp
 from .body import Reader
-from .children import BACKLOG, hear, say_alive, say_ready
+from .children import BACKLOG, NO_ROOM, hear, say_alive, say_ready
 from .description import described
 from .ingest import Ingest, Target
 from .mount import make_metrics, make_page, render_metrics
 from .protocol import LOOK_S, Bounds, RelayProtocol
+from .run_dir import share_counters
 from .settings import RelaySettings
 from .strict import strict_errors
 from .tending import Tending
@@ -233,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     settings = told.settings
     logging.basicConfig(level=logging.WARNING, format=told.log_format)
+    if not share_counters(told.run_dir):
+        _log.error("eventpost relay: %s", NO_ROOM)
     raise_descriptors(settings.connections_max + settings.connections_max // 4 + SPARE_DESCRIPTORS)
     listener = socket.socket(fileno=given.listener)
     listener.setblocking(False)

@@ -63,6 +63,8 @@ def with_headers(app: ASGIApp) -> ASGIApp:
 def shared_key(run_dir: str) -> bytes:
     """Return the key that all workers of this relay sign with; who comes first makes it.  Raises OSError."""
     path = os.path.join(run_dir, KEY)
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        return file.read()
     temporary = f"{path}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
