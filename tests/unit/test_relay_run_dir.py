@@ -1,6 +1,5 @@
 """The folder that a relay's processes share: private, held by a lock, swept where its relay was killed."""
 
-import errno
 import os
 import stat
 import tempfile
@@ -10,7 +9,7 @@ import pytest
 
 from eventpost.queues.journal import Disk
 from eventpost.relay.page.safety import shared_key
-from eventpost.relay.run_dir import COUNTERS_BYTES, KEY, PREFIX, RunDir, share_counters
+from eventpost.relay.run_dir import COUNTERS_BYTES, KEY, PREFIX, RunDir, take_room
 
 
 @pytest.fixture
@@ -35,21 +34,19 @@ def test_it_is_private_and_goes(temporary):
 
 def test_counters_take_their_room_at_once(temporary, monkeypatch):
     """Nothing is left to take later, when there may be none; where there is none now, nothing is shared."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "else")
-    assert share_counters(str(temporary))
-    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(temporary)
+    assert take_room(str(temporary))
     made = [os.stat(temporary / name) for name in os.listdir(temporary)]
     assert len(made) == 3
     assert all(one.st_blocks * 512 >= one.st_size >= COUNTERS_BYTES for one in made)
     assert {stat.S_IMODE(one.st_mode) for one in made} == {0o600}
 
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    (counter,) = temporary.glob("counter_*")
+    counter.write_bytes(b"x" * COUNTERS_BYTES)
+    assert take_room(str(temporary))
+    assert counter.read_bytes() == b"x" * COUNTERS_BYTES
+    monkeypatch.setattr(os, "pwrite", lambda _fd, data, _at: len(data) - 1)  # as a disk does that is nearly full
     (temporary / "full").mkdir()
-    assert not share_counters(str(temporary / "full"))
-    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+    assert not take_room(str(temporary / "full"))
     assert os.listdir(temporary / "full") == []
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def make_metrics(
     run_dir: str, later: Callable[[float, Callable[[], None]], Any] | None = None
 ) -> DoorMetrics:  # fmt: skip
-    """Return the counters of this process, which ``later`` puts off; after ``share_counters``."""
+    """Return the counters of this process, which ``later`` puts off; after ``share_run_dir``."""
     from ..watch.prometheus import DoorMetrics  # noqa: PLC0415 - looks for the shared folder when it is imported
 
     return DoorMetrics(later, folder=run_dir)
 
 
 def make_observers() -> tuple[Observer, ...]:
-    """Return what counts the senders' signals; after ``share_counters``."""
+    """Return what counts the senders' signals; after ``share_run_dir``."""
     from ..watch.prometheus import MetricsObserver  # noqa: PLC0415 - as above
 
     return (MetricsObserver(None),)

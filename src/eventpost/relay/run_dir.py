@@ -10,6 +10,7 @@ worker that is started after that would not come up without it, and no event wou
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -29,7 +30,6 @@ KEY: Final = "page.key"
 """What the workers sign with (``page.safety``): remembered here, so that it is the same in a folder made anew."""
 COUNTERS_BYTES: Final = 128 << 10
 _COUNTERS: Final = ("counter", "histogram", "gauge_mostrecent")
-_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 _LOCK: Final = "main.lock"
 
 
@@ -89,11 +89,11 @@ class RunDir:
         self._disk.close(self._fd)
 
 
-def share_counters(path: str) -> bool:
-    """Have this process's counters kept in the folder, for all to see; before the first is made.
+def take_room(path: str) -> bool:
+    """Take the room that this process's counters need in the folder, before the first is made; False: there is none.
 
     They lie in mapped files, whose pages take their room when they are first written to: on a full disk the kernel
-    kills who does that.  So the room is taken here.  False: there is none, and the counters are this process's own.
+    kills who does that.
     """
     made = []
     try:
@@ -102,16 +102,16 @@ def share_counters(path: str) -> bool:
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             made.append(name)
             try:
-                os.posix_fallocate(fd, 0, COUNTERS_BYTES)
+                size = os.fstat(fd).st_size  # a process of the same number may have counted here before
+                if os.pwrite(fd, bytes(max(0, COUNTERS_BYTES - size)), size) < COUNTERS_BYTES - size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             finally:
                 os.close(fd)
     except OSError:
         for name in made:
             with suppress(OSError):
                 os.unlink(name)
-        os.environ.pop(_SHARED, None)
         return False
-    os.environ[_SHARED] = path
     return True
 
 

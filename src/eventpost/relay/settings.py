@@ -34,6 +34,7 @@ from .row import Row, SettingError
 CONFIG_ENV: Final = "EVENTPOST_RELAY_CONFIG"
 US_ENDPOINT: Final = "https://logx.optimizely.com/v1/events"
 EU_ENDPOINT: Final = "https://eu.logx.optimizely.com/v1/events"
+_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
@@ -272,6 +273,14 @@ def _check_together(made: RelaySettings) -> None:
             f"{_named(made, 'listen')}: beyond loopback anyone could send events. Name a token (`eventpost relay-token`"
             " makes one), the origins of web pages, or the authority of client certificates; or say --open"
         )
+
+
+def share_run_dir(path: str | None) -> None:
+    """Have the counters of this process kept in a folder, before the first is made; None: they are its own."""
+    if path is None:
+        os.environ.pop(_SHARED, None)
+    else:
+        os.environ[_SHARED] = path
 
 
 def _named(made: RelaySettings, name: str) -> str:

@@ -30,8 +30,8 @@ from .children import BACKLOG, NO_ROOM, RESTART_FIRST_S, START_S, Slot, Told
 from .figures import Figures
 from .mount import make_metrics, make_observers
 from .projects import Projects
-from .run_dir import RunDir, share_counters
-from .settings import RelaySettings
+from .run_dir import RunDir, take_room
+from .settings import RelaySettings, share_run_dir
 from .state import Monitor
 from .stopping import stop_signals
 from .tls import tls_context
@@ -70,7 +70,9 @@ class Supervisor:
             self._run_dir = RunDir()
         except OSError as error:
             raise CannotStart(f"no folder for temporary files (TMPDIR): {error.strerror or error}") from error
-        if not share_counters(self._run_dir.path):
+        there_is_room = take_room(self._run_dir.path)
+        share_run_dir(self._run_dir.path if there_is_room else None)
+        if not there_is_room:
             _log.error("eventpost relay: %s", NO_ROOM)
         monitor = Monitor()
         self._observers: tuple[Observer, ...] = (monitor, *make_observers())

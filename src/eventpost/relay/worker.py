@@ -42,8 +42,8 @@ from .description import described
 from .ingest import Ingest, Target
 from .mount import make_metrics, make_page, render_metrics
 from .protocol import LOOK_S, Bounds, RelayProtocol
-from .run_dir import share_counters
-from .settings import RelaySettings
+from .run_dir import take_room
+from .settings import RelaySettings, share_run_dir
 from .strict import strict_errors
 from .tending import Tending
 from .tls import tls_context
@@ -234,7 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     settings = told.settings
     logging.basicConfig(level=logging.WARNING, format=told.log_format)
-    if not share_counters(told.run_dir):
+    there_is_room = take_room(told.run_dir)
+    share_run_dir(told.run_dir if there_is_room else None)
+    if not there_is_room:
         _log.error("eventpost relay: %s", NO_ROOM)
     raise_descriptors(settings.connections_max + settings.connections_max // 4 + SPARE_DESCRIPTORS)
     listener = socket.socket(fileno=given.listener)
