@@ -32,14 +32,26 @@ class StreamsContract(QueueContract):
         return RedisStreamsQueue(self.url, name=name, clock=clock, **{**self.settings, **options})
 
 
+@pytest.fixture(scope="module")
+def valkey():
+    """One Valkey for all tests here."""
+    with a_valkey() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def redis():
+    """One Redis for all tests here."""
+    with a_redis() as server:
+        yield server.url
+
+
 class TestOnValkey(StreamsContract):
     """Valkey."""
 
-    @pytest.fixture(autouse=True, scope="class")
-    def _server(self, request):
-        with a_valkey() as server:
-            request.cls.url = server.url
-            yield
+    @pytest.fixture(autouse=True)
+    def _server(self, valkey):
+        type(self).url = valkey
 
 
 class TestOnRedis(StreamsContract):
@@ -47,8 +59,6 @@ class TestOnRedis(StreamsContract):
 
     settings: ClassVar[dict[str, Any]] = {"shards": 1}
 
-    @pytest.fixture(autouse=True, scope="class")
-    def _server(self, request):
-        with a_redis() as server:
-            request.cls.url = server.url
-            yield
+    @pytest.fixture(autouse=True)
+    def _server(self, redis):
+        type(self).url = redis
