@@ -61,7 +61,9 @@ def read(answers: Sequence[Any]) -> Facts:
     """Read what came back for QUESTIONS.  Raises ValueError if the server may not be asked at all."""
     info, config = answers
     if isinstance(info, Fault):
-        raise ValueError(f"the server denies INFO ({info}): allow the user @read, @write, @stream, @scripting and INFO")
+        raise ValueError(  # noqa: TRY004 - an answer, not an argument
+            f"the server denies INFO ({info}): allow the user @read, @write, @stream, @scripting and INFO"
+        )
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     told = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     policy = ""
@@ -97,7 +99,7 @@ def kept(facts: Facts, asked: Durability, replicas: int) -> Kept:
     """Return what puts survive on this server, given what was asked for."""
     wanted = _LEVELS.index(asked)
     waitaof = facts.product == "valkey" or facts.version[:2] >= _WAITAOF_SINCE
-    wait = ("WAIT", replicas) if replicas else ()
+    wait: tuple[Any, ...] = ("WAIT", replicas) if replicas else ()
     if wanted <= _LEVELS.index("os"):
         return Kept("os", wait, "nothing more was asked for")
     if not facts.appendonly:

@@ -232,15 +232,13 @@ class Claims:
             known.sure_until, known.told = sure_until, False
             return
         try:
-            events = unpack(data)
-            if len(events) != int(row[2]):
-                raise ValueError("another number of events than it says")
+            events = unpack(data, int(row[2]))
         except ValueError as error:
             self._damaged(lane, shard, row, str(error))
             return
         held = Held(
-            shard, lane.url, lane.key, entry_id, writer, events, len(data), own=writer == self.writer, settled=row[4],
-            sure_until=sure_until,
+            shard, lane.url, lane=lane.key, entry_id=entry_id, writer=writer, events=events, size=len(data),
+            own=writer == self.writer, settled=row[4], sure_until=sure_until,
         )  # fmt: skip
         self.held[held.ident] = held
         if not held.own:

@@ -134,7 +134,7 @@ class Server:
         key = prefix(self._route.name, 0) + "sum"
         (answer,) = self._route.ask(0, [(SCRIPTS["join"], 1, key, FORMAT, self._shards_asked)], deadline)
         if isinstance(answer, Fault):
-            self.unusable = _remedy(answer)
+            self.unusable = remedy(answer)
             self._checked_at = monotonic()
             return
         form, shards, number = (int(one) for one in answer)
@@ -173,7 +173,7 @@ class Server:
         }
 
 
-def _remedy(fault: Fault) -> str:
+def remedy(fault: Fault) -> str:
     """Return what an error of the server's means at the first use."""
     if fault.code in ("NOAUTH", "WRONGPASS"):
         return f"the server lets nobody in without the right user and password: {fault}"
