@@ -40,6 +40,14 @@ class Away(Exception):  # noqa: N818 - names a state
         self.sent = sent
 
 
+class Denied(Away):
+    """It answered, and does not let us in: ``fault`` is its word."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message, sent=False)
+        self.fault = fault
+
+
 class _NotAsked(Broken):
     """It is known to be away."""
 
@@ -162,9 +170,10 @@ class Route:
                     sent = sent or error.sent
                     self._failed(node, str(error))
                     raise
-                except Fault as error:  # it lets nobody in
-                    node.failed(f"{node.place} refuses the connection: {error}")
-                    raise Broken(f"{node.place} refuses the connection: {error}", sent=False) from None
+                except Fault as error:
+                    why = f"{node.place} refuses the connection: {error}"
+                    node.failed(why)
+                    raise Denied(why, error) from None
                 self.news += node.worked()
                 faults = [one for one in answers if isinstance(one, Fault) and one.code in _ELSEWHERE | _NOT_NOW]
                 if not faults:

@@ -17,7 +17,7 @@ from ..protocol import Durability
 from . import check
 from .client import SCRIPTS, Fault
 from .names import prefix
-from .route import Away, Route
+from .route import Away, Denied, Route
 
 FORMAT: Final = 1
 _AGAIN_S: Final = 60.0
@@ -66,6 +66,8 @@ class Server:
             try:
                 if not self.joined or self._news != self._route.news or self._is_old:
                     self._ask(deadline)
+            except Denied as denied:
+                raise QueueUnavailable(remedy(denied.fault), reason="redis_unusable") from None
             except Away as away:
                 raise QueueUnavailable(str(away), reason="redis_unavailable") from None
             finally:
