@@ -75,7 +75,11 @@ def _through(steps: Any, fault: Fault, server: str) -> Row:
         world.flows()
     since = next(steps)
     recovery_s = world.recovered(since=since, may_lose=fault.may_lose)
-    return world.finish(server, recovery_s, may_lose=fault.may_lose)
+    row = world.finish(server, recovery_s, may_lose=fault.may_lose, forgets=fault.forgets)
+    never = [what for what in fault.hits if not (row.counts.get(what) or vars(row).get(what))]
+    if never:
+        raise ViolationError(f"there was never: {', '.join(never)}; this tested nothing")
+    return row
 
 
 def run(arguments: argparse.Namespace) -> Figures:

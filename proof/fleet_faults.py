@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .fleet_servers import Proxy, Sentinel, Server, faketime, make_cluster, until
-from .fleet_world import World, make_folder
+from .fleet_world import LEASE_S, World
 
 Start = Callable[..., World]
 """Makes the world around a queue's URL."""
@@ -40,14 +40,20 @@ Play = Iterator[Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """One row.  ``kept``: the durability that the figures are about.  ``relaxed``: ..."""
+    """One row.  ``kept``: with which durability.  ``hits``: what must have been, or nothing was tested.
+
+    ``may_lose``: what is lost must be counted as vanished.  ``forgets``: the servers may forget what was confirmed to
+    nobody: of what was refused, and delivered all the same, they may not know later.  ``repeated``: the harm is done
+    many times, since its moment is what matters.
+    """
 
     title: str
     kept: str
     play: Callable[[Stage], Play]
+    hits: tuple[str, ...] = ()
     may_lose: bool = False
+    forgets: bool = False
     repeated: bool = False
-    """Whether the part plays it many times: its moment is what matters."""
 
 
 def _lives(world: World, writers: int = 2, senders: int = 2, **options: Any) -> World:
@@ -58,12 +64,12 @@ def _lives(world: World, writers: int = 2, senders: int = 2, **options: Any) -> 
     return world
 
 
-def _one(stage: Stage, **options: Any) -> Iterator[tuple[Server, World]]:
+def _one(stage: Stage, *, writers: int = 2, senders: int = 2, **options: Any) -> Iterator[tuple[Server, World]]:
     """Run one server and a fleet on it."""
     server = stage.server(**options)
     try:
         server.start()
-        yield server, _lives(stage.make_world(server.url))
+        yield server, _lives(stage.make_world(server.url), writers, senders)
     finally:
         server.close()
 
@@ -103,23 +109,24 @@ def kill_processes(stage: Stage) -> Play:
 
 
 def stop_a_sender(stage: Stage) -> Play:
-    """SIGSTOP a sender with requests in flight for longer than its lease, then wake it."""
-    for _, world in _one(stage):
+    """SIGSTOP a sender with requests in flight for longer than its lease, then wake it; another takes over meanwhile."""
+    for _, world in _one(stage, senders=1, writers=1):
         world.endpoint.weather = "slow"
         yield world
+        world.until(lambda: world.endpoint.is_sending(""), "nothing is in flight")
         one = world.senders[0]
         began = time.monotonic()
         world.signal(one, signal.SIGSTOP)
+        world.start("send")
         owed = world.told("+") - world.seen()
+        arrived = set(world.endpoint.stays)
+        time.sleep(LEASE_S + 2 * stage.hold_s)
         world.until(lambda: not owed - world.seen(), "what the stopped one held was not taken over")
-        time.sleep(max(0.0, stage.hold_s))
-        world.count("taken over within, ms", int((time.monotonic() - began) * 1000))
-        world.endpoint.weather = "fine"
-        woken = time.monotonic()
+        world.count("sent again by who took over", sum(len(world.endpoint.stays[uuid]) > 1 for uuid in arrived))
         world.is_fault(began)
+        world.woken_at = time.monotonic()
         world.signal(one, signal.SIGCONT)
-        world.woken_at = woken
-        yield woken
+        yield time.monotonic()
 
 
 # -- one server
@@ -129,6 +136,7 @@ def _killed_server(appendfsync: str) -> Callable[[Stage], Play]:
     def play(stage: Stage) -> Play:
         aof = {"appendonly": "yes", "appendfsync": appendfsync} if appendfsync else {}
         for server, world in _one(stage, **aof):
+            world.endpoint.weather = "slow" if aof else "down"  # without the file, so that there is something to lose
             yield world
             began = time.monotonic()
             for _ in range(stage.rounds):
@@ -142,6 +150,7 @@ def _killed_server(appendfsync: str) -> Callable[[Stage], Play]:
                 world.is_fault(at)
                 if stage.rounds > 1:
                     world.flows(5)
+            world.endpoint.weather = "fine"
             yield began
 
     return play
@@ -186,7 +195,6 @@ def out_of_memory(stage: Stage) -> Play:
         world.endpoint.weather = "fine"
         world.is_fault(at)
         yield time.monotonic()
-        server.ask("CONFIG", "SET", "maxmemory", 0)
 
 
 def evicting(stage: Stage) -> Play:
@@ -387,35 +395,53 @@ def cluster(stage: Stage) -> Play:
 
 
 FAULTS: Final[dict[str, Fault]] = {
-    "nothing": Fault("none (the control)", "any", nothing),
-    "processes": Fault("kill -9 of applications and senders, at random moments", "any", kill_processes, repeated=True),
-    "sender-stopped": Fault("SIGSTOP of a sender beyond its lease, then SIGCONT", "any", stop_a_sender),
+    "nothing": Fault("none (the control)", "any", nothing, ("acknowledged",)),
+    "processes": Fault(
+        "kill -9 of applications and senders, at random moments", "any", kill_processes,
+        ("twice", "kills with requests in flight"), repeated=True,
+    ),
+    "sender-stopped": Fault(
+        "SIGSTOP of a sender beyond its lease, then SIGCONT", "any", stop_a_sender, ("sent again by who took over",)
+    ),
     "server-always": Fault(
-        "kill -9 and restart of the server", "appendfsync always", _killed_server("always"), repeated=True
+        "kill -9 and restart of the server", "`appendfsync always`", _killed_server("always"), ("refused",),
+        repeated=True,
     ),
     "server-everysec": Fault(
-        "kill -9 and restart of the server", "appendfsync everysec", _killed_server("everysec"), repeated=True
+        "kill -9 and restart of the server", "`appendfsync everysec`", _killed_server("everysec"), ("refused",),
+        repeated=True,
     ),
-    "server-none": Fault("kill -9 and restart of the server", "no append-only file", _killed_server(""), may_lose=True),
-    "server-stopped": Fault("SIGSTOP of the server, then SIGCONT", "any", stop_the_server),
+    "server-none": Fault(
+        "kill -9 and restart of the server", "`appendonly no`", _killed_server(""), ("lost", "vanished"), may_lose=True
+    ),
+    "server-stopped": Fault("SIGSTOP of the server, then SIGCONT", "any", stop_the_server, ("acknowledged",)),
     "failover": Fault(
-        "the primary is lost, its replica, which had fallen behind, takes its address", "replicas=1", _fail_over(1)
+        "the primary is lost, its replica, which had fallen behind, takes its address", "`replicas=1`", _fail_over(1),
+        ("refused",), forgets=True,
     ),
     "failover-unasked": Fault(
-        "the primary is lost, its replica, which had fallen behind, takes its address", "replicas=0", _fail_over(0),
-        may_lose=True,
+        "the primary is lost, its replica, which had fallen behind, takes its address", "`replicas=0`", _fail_over(0),
+        ("vanished",), may_lose=True,
     ),
-    "sentinel": Fault("kill -9 of the primary, three sentinels promote a replica", "replicas=1", sentinel),
-    "cluster": Fault("kill -9 and restart of one of a cluster's three nodes", "appendfsync everysec", cluster),
-    "refused": Fault("partition: connections are cut and refused", "any", _partition("closed")),
-    "silent": Fault("partition: nothing goes through, nothing is closed", "any", _partition("silent")),
-    "swallowed": Fault("partition: cut after the server did what it was asked", "any", _partition("swallow")),
-    "flushall": Fault("FLUSHALL", "any", flush_all, may_lose=True),
-    "skew": Fault("clocks an hour and a day apart", "any", skewed_machines),
+    "sentinel": Fault(
+        "kill -9 of the primary, three sentinels promote a replica", "`replicas=1`", sentinel, ("refused",),
+        forgets=True,
+    ),
+    "cluster": Fault(
+        "kill -9 and restart of one of a cluster's three nodes", "`appendfsync everysec`", cluster, ("acknowledged",)
+    ),
+    "refused": Fault("partition: connections are cut and refused", "any", _partition("closed"), ("refused",)),
+    "silent": Fault("partition: nothing goes through, nothing is closed", "any", _partition("silent"), ("refused",)),
+    "swallowed": Fault(
+        "partition: cut after the server did what it was asked", "any", _partition("swallow"),
+        ("answers that never came",),
+    ),
+    "flushall": Fault("`FLUSHALL`", "any", flush_all, ("lost", "vanished"), may_lose=True),
+    "skew": Fault("clocks of applications, senders and server an hour and a day apart", "any", skewed_machines),
     "clock-forward": Fault("the server's clock steps an hour forward", "any", _stepped(3600)),
     "clock-back": Fault("the server's clock steps an hour back", "any", _stepped(-3600)),
-    "memory": Fault("the server is full: maxmemory with noeviction", "any", out_of_memory),
-    "evicting": Fault("CONFIG SET maxmemory-policy allkeys-lru", "any", evicting),
+    "memory": Fault("the server is full: `maxmemory` with `noeviction`", "any", out_of_memory, ("refused while full",)),
+    "evicting": Fault("`CONFIG SET maxmemory-policy allkeys-lru`", "any", evicting, ("noticed within, ms",)),
 }  # fmt: skip
 
 
@@ -425,5 +451,3 @@ def needs(name: str) -> str:
         return "libfaketime"
     return ""
 
-
-__all__ = ["FAULTS", "Fault", "Stage", "make_folder", "needs"]
