@@ -533,7 +533,7 @@ def test_dead_letters_have_bounds(server: RedisServer) -> None:
     stats = queue.stats()
     assert stats.dead + stats.dropped["dead_expired"] == 8
     assert 2 <= stats.dead <= 4
-    queue._claims.dead_age_max_s = 0.0
+    queue._settling._dead_age_max_s = 0.0
     time.sleep(0.002)
     queue._keeper._tidied_at = -1e9
     queue.tend()
@@ -630,7 +630,7 @@ def test_a_damaged_entry_is_dropped_and_the_rest_goes_on(server: RedisServer) ->
     queue = RedisStreamsQueue(server.url, name=name, shards=1)
     queue.emit = told.append
     queue.put([event(1)])
-    (key,) = [f"{{{name}:0}}:s:{lane}" for lane in [queue._claims.lane(URL).key]]
+    (key,) = [f"{{{name}:0}}:s:{lane}" for lane in [queue._hand.lane(URL).key]]
     server.ask("XADD", key, "*", "w", "somebody", "n", "3", "d", "nonsense")
     queue.put([event(2)])
     assert numbers(queue.claim(URL, 10, ALL)) == [1, 2]

@@ -10,6 +10,7 @@ was too slow, is closed and raises :class:`Broken`.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - getaddrinfo would import it, maybe on a thread, while somebody forks
 import socket
 import ssl
 from collections.abc import Sequence
