@@ -113,7 +113,7 @@ def test_a_put_that_arrives_after_it_was_voided_does_nothing(server: RedisServer
     name = next(NAMES)
     queue = RedisStreamsQueue(server.url, name=name)
     queue.put([event(1)])
-    commit = queue._commit
+    commit = queue._puts
     late: list[Any] = []
     ask = queue._route.ask
 

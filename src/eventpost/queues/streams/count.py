@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from ..protocol import QueueStats
 from .client import Command, Fault
-from .commit import Commit
 from .hand import Hand
 from .names import prefix
+from .put import Puts
 from .route import Away, Route
 from .server import Server
 
@@ -89,11 +89,11 @@ def reconciled(known: Known, before: Outcomes, said: Outcomes, stored: int) -> K
 class Count:
     """Reads the sum; under the hand's lock."""
 
-    def __init__(self, route: Route, server: Server, commit: Commit, hand: Hand, *, timeout_s: float) -> None:
+    def __init__(self, route: Route, server: Server, puts: Puts, hand: Hand, *, timeout_s: float) -> None:
         """Keep the arguments; asks nothing."""
         self._route = route
         self._server = server
-        self._commit = commit
+        self._puts = puts
         self._hand = hand
         self._timeout_s = timeout_s
         self.reset()
@@ -106,8 +106,8 @@ class Count:
 
     def stats(self) -> QueueStats:
         """Return the sum; with the server's last known word while it is away."""
-        self._commit.fold()
-        stored = dict(self._commit.accepted)
+        self._puts.fold()
+        stored = dict(self._puts.accepted)
         if self._server.joined:
             self._ask(stored)
         return self._made(stored)
@@ -119,7 +119,7 @@ class Count:
             key = prefix(self._route.name, shard)
             calls: list[Command] = [("HGET", key + "sum", "b")]
             if shard in mine:
-                calls.append(("HGETALL", f"{key}w:{self._commit.writer}"))
+                calls.append(("HGETALL", f"{key}w:{self._puts.writer}"))
             asked.append((shard, calls))
         for (shard, _), answers in zip(
             asked, self._route.ask_all(asked, monotonic() + self._timeout_s), strict=True
@@ -129,7 +129,7 @@ class Count:
             self._bytes[shard] = max(0, int(answers[0] or 0))
             if len(answers) > 1:
                 self._hear(shard, read(answers[1]), stored.get(shard, 0))
-        self._commit.know_others([size for shard, size in self._bytes.items() if shard != self._server.home])
+        self._puts.know_others([size for shard, size in self._bytes.items() if shard != self._server.home])
 
     def _hear(self, shard: int, said: Outcomes, stored: int) -> None:
         known = self._known.get(shard, Known())

@@ -15,10 +15,10 @@ from typing import Final
 
 from .claims import Claims
 from .client import SCRIPTS, Command, Fault
-from .commit import Commit
 from .hand import Hand
 from .holding import Holding
 from .names import prefix
+from .put import Puts
 from .route import Away, Route
 from .server import Server
 from .settling import Settling
@@ -34,13 +34,13 @@ class Keeper:
     """The periodic work; under the hand's lock."""
 
     def __init__(
-        self, route: Route, server: Server, commit: Commit, hand: Hand, holding: Holding, claims: Claims,
-        settling: Settling, *, timeout_s: float,
+        self, route: Route, server: Server, *, puts: Puts, hand: Hand, holding: Holding, claims: Claims,
+        settling: Settling, timeout_s: float,
     ) -> None:  # fmt: skip
         """Keep the arguments; asks nothing."""
         self._route = route
         self._server = server
-        self._commit = commit
+        self._puts = puts
         self._hand = hand
         self._holding = holding
         self._claims = claims
@@ -67,7 +67,7 @@ class Keeper:
         if now - self._swept_at >= min(SWEEP_S, self._renew_s):
             self._swept_at = now
             self._claims.sweep()
-            self._commit.void_what_is_unsure(self._deadline)
+            self._puts.void_what_is_unsure(self._deadline)
         if now - self._tidied_at >= TIDY_S:
             self._tidied_at = now
             self._tidy()

@@ -26,6 +26,7 @@ from .hand import Hand
 from .holding import Holding
 from .keeper import Keeper
 from .names import check_name, writer_id
+from .put import Puts
 from .route import Route
 from .server import Server
 from .settling import Settling
@@ -34,6 +35,7 @@ GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 DAY_S: Final = 86_400.0
 SHARDS_MAX: Final = 1024
+_SYNC_MAX_S: Final = 5.0
 _LOCK_TIMEOUTS: Final = 3
 """How many of the server's timeouts a caller waits for the sender to be done with the queue."""
 
@@ -131,14 +133,15 @@ class RedisStreamsQueue:
             self._server, self._hand, self._holding, self.clock, dead_bytes_max=dead_bytes_max,
             dead_age_max_s=dead_age_max_s,
         )  # fmt: skip
+        self._puts = Puts(self._route, self._server, bytes_max=bytes_max, overflow=overflow)
         self._commit = Commit(
-            self._route, self._server, bytes_max=bytes_max, overflow=overflow, block_timeout_s=block_timeout_s,
+            self._puts, bytes_max=bytes_max, overflow=overflow, block_timeout_s=block_timeout_s,
             timeout_s=timeout_s, is_sender=lambda: get_ident() == self._hand.claimer,
         )  # fmt: skip
-        self._count = Count(self._route, self._server, self._commit, self._hand, timeout_s=timeout_s)
+        self._count = Count(self._route, self._server, self._puts, self._hand, timeout_s=timeout_s)
         self._keeper = Keeper(
-            self._route, self._server, self._commit, self._hand, self._holding, self._claims, self._settling,
-            timeout_s=timeout_s,
+            self._route, self._server, puts=self._puts, hand=self._hand, holding=self._holding, claims=self._claims,
+            settling=self._settling, timeout_s=timeout_s,
         )  # fmt: skip
         self._start_from_zero()
         self._server.first_look(monotonic() + timeout_s)
@@ -147,8 +150,9 @@ class RedisStreamsQueue:
     def _start_from_zero(self) -> None:
         self.writer = writer_id(socket.gethostname(), os.getpid(), os.urandom(4))
         self._signals.clear()
-        self._commit.reset(self.writer)
-        self._hand.reset(self.writer, self._commit.arrived)
+        self._puts.reset(self.writer)
+        self._commit.reset()
+        self._hand.reset(self.writer, self._puts.arrived)
         self._count.reset()
         self._keeper.reset()
         self._working = False
@@ -258,9 +262,9 @@ class RedisStreamsQueue:
             return self._keeper.tend() if may and self._closed is None else None
 
     def sync(self, timeout_s: float) -> bool:
-        """See Queue.sync: True if nothing that was put is still unanswered, and it is as safe as was asked for."""
+        """See Queue.sync: True once the server has on its disk what was put here (WAITAOF; Redis 7.2 or newer)."""
         with self._at_work() as may:
-            return may and self._closed is None and self._commit.void_what_is_unsure(monotonic() + timeout_s)
+            return may and self._closed is None and self._puts.sync(monotonic() + min(timeout_s, _SYNC_MAX_S))
 
     def stats(self) -> QueueStats:
         """See Queue.stats.  The last known figures while the server is away; never raises."""
@@ -298,7 +302,7 @@ class RedisStreamsQueue:
 
     def _end(self, deadline: float) -> None:
         if self._server.joined:
-            self._commit.void_what_is_unsure(deadline)
+            self._puts.void_what_is_unsure(deadline)
             leave = (SCRIPTS["leave"], 1)
             self._route.ask_all(
                 [

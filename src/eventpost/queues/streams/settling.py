@@ -105,8 +105,8 @@ class Settling:
             asked: list[tuple[int, list[Command]]] = []
             for shard, mine in by_shard.items():
                 call: list[Any] = [
-                    SCRIPTS["bury"], 1, self._holding.key(shard), self._hand.writer, reason, said.status, said.body[:1024],
-                    *self.dead_bounds(),
+                    SCRIPTS["bury"], 1, self._holding.key(shard), self._hand.writer, reason, said.status,
+                    said.body[:1024], *self.dead_bounds(),
                 ]  # fmt: skip
                 for held, at, lease in mine:
                     call += [
