@@ -165,13 +165,14 @@ class Commit:
                 for one in group:
                     one.error = error
                 return
-            full: QueueError | None = None
-            for one in group:  # one alone may fit
-                if full is None:
-                    self._store([one])
-                    full = one.error if isinstance(one.error, QueueFull) else None
-                else:
-                    one.error = full
+            full: _Waiting | None = None
+            for one in group:  # one alone may fit, if it is not as large as one that did not
+                if full is not None and one.size >= full.size:
+                    one.error = full.error
+                    continue
+                self._store([one])
+                if isinstance(one.error, QueueFull):
+                    full = one
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the application
             for one in group:
                 one.error = QueueUnavailable(f"the put failed: {type(error).__name__}", reason="queue_unavailable")
