@@ -264,6 +264,22 @@ def test_scripts_that_a_server_forgot_are_handed_to_it_again(own: RedisServer) -
     queue.close()
 
 
+def test_parts_that_are_added_are_known_to_all_and_an_emptied_server_learns_of_them_again(own: RedisServer) -> None:
+    """Who asks for more parts puts into them, and who was there before sends from them; in the end, too."""
+    name = next(NAMES)
+    sender = RedisStreamsQueue(own.url, name=name, shards=1)
+    more = [RedisStreamsQueue(own.url, name=name, shards=3) for _ in range(3)]
+    for number, queue in enumerate(more):
+        queue.put([event(number)])
+    sender.tend()
+    assert sorted(numbers(until(lambda: _tended_claim(sender)))) == [0, 1, 2]
+    assert own.ask("FLUSHALL") == "+OK"
+    sender.tend()
+    assert RedisStreamsQueue(own.url, name=name, shards=1)._server.shards == 3
+    for queue in (sender, *more):
+        queue.close()
+
+
 # -- a server that can't hold a queue, or no more of it
 
 
