@@ -75,6 +75,9 @@ class RedisStreamsQueue:
         ValueError: an argument is out of its range.
     """
 
+    put_waits = True
+    """A put waits for an answer from elsewhere: an event loop has it made on a thread."""
+
     def __init__(
         self,
         url: str,
