@@ -39,8 +39,9 @@ def main(words: list[str] | None = None) -> int:
         importlib.import_module(f"{__package__}.{name}").add_arguments(choices.add_parser(name, help=text))
     arguments = parser.parse_args(words)
     chosen = list(PARTS) if arguments.part == "all" else [arguments.part]
+    flags = ["--record"] if arguments.record else []
     for name in chosen:
-        options = parser.parse_args([name]) if arguments.part == "all" else arguments
+        options = parser.parse_args([*flags, name]) if arguments.part == "all" else arguments
         print(f"== {name}: {PARTS[name]}", flush=True)
         began = time.monotonic()
         figures = importlib.import_module(f"{__package__}.{name}").run(options)

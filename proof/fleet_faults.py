@@ -44,7 +44,8 @@ class Fault:
 
     ``may_lose``: what is lost must be counted as vanished.  ``forgets``: the servers may forget what was confirmed to
     nobody: of what was refused, and delivered all the same, they may not know later.  ``repeated``: the harm is done
-    many times, since its moment is what matters.
+    many times, since its moment is what matters.  ``on``: which servers; Redis with jemalloc does not start under
+    libfaketime.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Fault:
     may_lose: bool = False
     forgets: bool = False
     repeated: bool = False
+    on: tuple[str, ...] = ("valkey", "redis")
 
 
 def _lives(world: World, writers: int = 2, senders: int = 2, **options: Any) -> World:
@@ -404,11 +406,13 @@ FAULTS: Final[dict[str, Fault]] = {
         "SIGSTOP of a sender beyond its lease, then SIGCONT", "any", stop_a_sender, ("sent again by who took over",)
     ),
     "server-always": Fault(
-        "kill -9 and restart of the server", "`appendfsync always`", _killed_server("always"), ("refused",),
+        "kill -9 and restart of the server", "`appendfsync always`", _killed_server("always"),
+        ("kills of the server",),
         repeated=True,
     ),
     "server-everysec": Fault(
-        "kill -9 and restart of the server", "`appendfsync everysec`", _killed_server("everysec"), ("refused",),
+        "kill -9 and restart of the server", "`appendfsync everysec`", _killed_server("everysec"),
+        ("kills of the server",),
         repeated=True,
     ),
     "server-none": Fault(
@@ -437,9 +441,9 @@ FAULTS: Final[dict[str, Fault]] = {
         ("answers that never came",),
     ),
     "flushall": Fault("`FLUSHALL`", "any", flush_all, ("lost", "vanished"), may_lose=True),
-    "skew": Fault("clocks of applications, senders and server an hour and a day apart", "any", skewed_machines),
-    "clock-forward": Fault("the server's clock steps an hour forward", "any", _stepped(3600)),
-    "clock-back": Fault("the server's clock steps an hour back", "any", _stepped(-3600)),
+    "skew": Fault("clocks of applications, senders and server an hour and a day apart", "any", skewed_machines, on=("valkey",)),
+    "clock-forward": Fault("the server's clock steps an hour forward", "any", _stepped(3600), on=("valkey",)),
+    "clock-back": Fault("the server's clock steps an hour back", "any", _stepped(-3600), on=("valkey",)),
     "memory": Fault("the server is full: `maxmemory` with `noeviction`", "any", out_of_memory, ("refused while full",)),
     "evicting": Fault("`CONFIG SET maxmemory-policy allkeys-lru`", "any", evicting, ("noticed within, ms",)),
 }  # fmt: skip

@@ -163,9 +163,9 @@ class World:
         """Return what has arrived, or was refused by the endpoint for good."""
         return set(self.endpoint.stays) | set(self.endpoint.refused)
 
-    def until(self, met: Callable[[], Any], what: str, within_s: float = WAIT_S) -> float:
-        """Wait for something; returns the seconds it took.  Raises ViolationError."""
-        began = time.monotonic()
+    def until(self, met: Callable[[], Any], what: str, within_s: float | None = None) -> float:
+        """Wait for something, ``WAIT_S`` at most; returns the seconds it took.  Raises ViolationError."""
+        within_s, began = WAIT_S if within_s is None else within_s, time.monotonic()
         while not met():
             if time.monotonic() - began > within_s:
                 raise ViolationError(f"{what}: not within {within_s:g} s")
