@@ -78,9 +78,15 @@ def reconciled(known: Known, before: Outcomes, said: Outcomes, stored: int) -> K
     """
     if known.with_(said).accepted >= stored:
         return known
-    dropped = {reason: events for reason, events in before.dropped.items() if events}
+    shown = known.with_(said)
+    dropped = {
+        reason: events
+        for reason in {**before.dropped, **shown.dropped}
+        if (events := max(before.dropped.get(reason, 0), shown.dropped.get(reason, 0)))
+    }
     room = stored - said.queued - said.dead - sum(dropped.values())
-    delivered = max(0, min(before.delivered, room))  # of those that wait again, some had been delivered
+    delivered = max(before.delivered, shown.delivered)  # it may know of some that were not looked at before
+    delivered = max(0, min(delivered, room))  # of those that wait again, some had been delivered
     dropped[VANISHED] = dropped.get(VANISHED, 0) + max(0, room - delivered)
     beside = {reason: events - said.dropped.get(reason, 0) for reason, events in dropped.items()}
     return Known(delivered - said.delivered, beside)
