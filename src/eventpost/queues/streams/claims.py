@@ -16,6 +16,7 @@ from .entry import unpack
 from .hand import Hand
 from .held import LEASED, READY, WAITING, Held, Lane, StreamsLease
 from .holding import Holding, boot_s
+from .names import GROUP, prefix
 from .route import Away, Route
 from .server import Server
 
@@ -27,6 +28,7 @@ _WANTED_AT: Final = 6
 _OTHERS_AT: Final = 9
 """Where a claim's call has how many events and how many of others' entries it wants."""
 _SETTLED: Final = b"1"
+_LOST_MAX: Final = 1000
 
 
 class Claims:
@@ -43,6 +45,7 @@ class Claims:
         self._holding = holding
         self._clock = clock
         self._emit = emit
+        self._torn = 0
 
     def pending(self, url: str) -> int:
         """Return about how many events could be claimed now."""
@@ -152,9 +155,32 @@ class Claims:
             shards = [at for at in range(self._server.shards) if not self._route.away_for_s(at)]
             few = 1 if len(lane.ready) + len(lane.again) >= _HOARD_MAX else _SWEEP_COUNT
             idle = self._take(lane, [(at, [self._claim(lane, at, 0, 0, few)]) for at in shards])
-            # An answer to a claim was lost: they are this process's, and it does not know.
-            lost = [(at, [one for one in ids if (at, lane.key, one) not in self._hand.held]) for at, ids in idle]
-            self._take(lane, [(at, [self._claim(lane, at, 0, 0, 0, *ids)]) for at, ids in lost if ids])
+            self._take_what_was_lost(lane, idle)
+        torn = self._route.torn
+        if torn != self._torn and self._look_for_what_was_lost():
+            self._torn = torn
+
+    def _look_for_what_was_lost(self) -> bool:
+        """Find what was claimed by a call whose answer never came, without waiting a lease for it; False: not all."""
+        answered = True
+        for lane in list(self._hand.lanes.values()):
+            asked: list[tuple[int, list[Command]]] = []
+            for shard in range(self._server.shards):
+                key = f"{prefix(self._route.name, shard)}s:{lane.key}"
+                asked.append((shard, [("XPENDING", key, GROUP, "-", "+", _LOST_MAX, self._hand.writer)]))
+            mine = []
+            for (shard, _), answers in zip(asked, self._holding.ask(asked), strict=True):
+                if isinstance(answers, Away):
+                    answered = False
+                elif not isinstance(answers[0], Fault):  # there is no such group
+                    mine.append((shard, [_text(one[0]) for one in answers[0]]))
+            self._take_what_was_lost(lane, mine)
+        return answered
+
+    def _take_what_was_lost(self, lane: Lane, mine: list[tuple[int, list[str]]]) -> None:
+        """Have once more what is this process's by the server's word, and what it does not know of."""
+        lost = [(at, [one for one in ids if (at, lane.key, one) not in self._hand.held]) for at, ids in mine]
+        self._take(lane, [(at, [self._claim(lane, at, 0, 0, 0, *ids)]) for at, ids in lost if ids])
 
     def _take(self, lane: Lane, asked: list[tuple[int, list[Command]]]) -> list[tuple[int, list[str]]]:
         """Take into hand what claims bring; returns, by part, which entries of this process's own are idle."""

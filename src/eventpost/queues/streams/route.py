@@ -56,6 +56,8 @@ class Route:
 
     def reset(self) -> None:
         """Forget all connections, without a word to anybody."""
+        self.torn = 0
+        """Grows when an answer did not come to what was asked: it may have been done."""
         self.news = 0
         """Grows when a server came back, or another one took its place: what was known of it may not hold."""
         self._nodes: dict[Place, Node] = {}
@@ -79,6 +81,7 @@ class Route:
             except NotAsked as error:
                 raise Away(str(error), sent=False) from None
             except Broken as error:
+                self.torn += error.sent
                 why, there = str(error), None
                 sent = sent or error.sent
                 if not sent or (turn > 1 and not insist):

@@ -18,8 +18,8 @@ end
 
 -- Not XAUTOCLAIM: it looks at ten times as many as it takes, so behind a long list the idle ones come late; and it
 -- would take what this process itself gave back, and wait for nobody else to take.
-local function take_over(id)
-  for _, entry in ipairs(redis.call('XCLAIM', key, 'g', consumer, ARGV[6], id)) do
+local function take_over(id, idle_ms)
+  for _, entry in ipairs(redis.call('XCLAIM', key, 'g', consumer, idle_ms, id)) do
     if type(entry) == 'table' and entry[2] then take(entry) end
   end
 end
@@ -34,7 +34,7 @@ if others > 0 then
       if one[2] == consumer then
         out[1][#out[1] + 1] = one[1]
       elseif others > 0 then
-        take_over(one[1])
+        take_over(one[1], ARGV[6])
         others = others - 1
         out[3] = out[3] + 1
       end
@@ -42,7 +42,9 @@ if others > 0 then
     pages = pages + 1
   end
 end
-for at = 8, #ARGV do take_over(ARGV[at]) end
+for at = 8, #ARGV do
+  if holder(key, ARGV[at]) == consumer then take_over(ARGV[at], 0) end
+end
 
 local taken, step, dry = 0, 1, false
 while got < wanted and size < room do
