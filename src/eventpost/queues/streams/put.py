@@ -3,10 +3,14 @@
 A put is numbered within its *slot*, of which each has one put under way at most.  The script ignores a number that it
 has seen, so a put may be repeated when its connection breaks.  A slot whose last put has no answer when time runs out
 has that put voided before it is used again.
+
+Each put bears a mark of its own beside its number.  Where a number is taken by another mark, somebody else goes by this
+writer's name (a machine's snapshot was resumed twice): the put is made again in a slot that nobody can know.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -33,12 +37,17 @@ Arrived = tuple[int, str, int]
 class _Slot:
     """Puts of which one is under way at most.  ``unsure``: the part and the lanes of the last one, if unanswered."""
 
-    __slots__ = ("name", "serial", "unsure")
+    __slots__ = ("mark", "name", "serial", "unsure")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.serial = 0
+        self.mark = ""
         self.unsure: tuple[int, dict[str, str]] | None = None
+
+
+class _Twice(Exception):  # noqa: N818 - names a state
+    """The number of a put is another's."""
 
 
 class Puts:
@@ -75,11 +84,20 @@ class Puts:
         self._look_at_others(deadline)
         if self._route.away_for_s(self._server.home):
             self._server.move_home()
-        slot = self._slot()
-        try:
-            self._send_in(slot, events, deadline)
-        finally:
-            self._slots.append(slot)
+        while True:
+            slot = self._slot()
+            try:
+                self._send_in(slot, events, deadline)
+            except _Twice:
+                self._server.tell(
+                    f"another process goes by this one's name, {self.writer}: was a snapshot of its machine resumed "
+                    "twice? Nothing is lost; start it again"
+                )
+                slot = _Slot(os.urandom(8).hex())
+            else:
+                return
+            finally:
+                self._slots.append(slot)
 
     def _slot(self) -> _Slot:
         """Return a slot to put in; not one whose last put can't be voided now while another one's can do without."""
@@ -102,10 +120,11 @@ class Puts:
         digests = {lane_key(url): url for url in {one.url for one in made}}
         by_url = {url: digest for digest, url in digests.items()}
         slot.serial += 1
+        slot.mark = os.urandom(4).hex()
         room = self._bytes_max - self._others_bytes
         mode = "drop" if self._overflow == "drop_oldest" else ""
         key = prefix(self._route.name, home) + "sum"
-        put: list[Any] = [SCRIPTS["put"], 1, key, self.writer, slot.name, slot.serial, room, mode]
+        put: list[Any] = [SCRIPTS["put"], 1, key, self.writer, slot.name, slot.serial, slot.mark, room, mode]
         for one in made:
             put += [one.url, by_url[one.url], one.events, one.data]
         calls: list[Command] = [tuple(put)]
@@ -120,6 +139,8 @@ class Puts:
                 slot.unsure = None
             raise QueueUnavailable(str(away), reason="redis_unavailable") from None
         self._read(slot, answers, kept)
+        if answers[0][0] == b"ok" and answers[0][3]:
+            self._server.is_new(deadline)
         count: dict[str, int] = {}
         for one in made:
             count[one.url] = count.get(one.url, 0) + one.events
@@ -137,6 +158,9 @@ class Puts:
         if said[0] == b"full":
             slot.unsure = None
             raise QueueFull(f"the queue holds its {self._bytes_max} bytes")
+        if said[0] not in (b"ok", b"stored"):
+            slot.unsure = None
+            raise _Twice
         if kept.wait and not check.confirmed(answers[1], kept.wait):
             raise QueueUnavailable(
                 f"too few have stored it in time ({' '.join(map(str, kept.wait))}): look at the replicas",
@@ -153,7 +177,7 @@ class Puts:
         pairs = [part for pair in digests.items() for part in pair]
         try:
             (stay,) = self._route.ask(
-                shard, [(SCRIPTS["void"], 1, key, self.writer, slot.name, slot.serial, *pairs)], deadline
+                shard, [(SCRIPTS["void"], 1, key, self.writer, slot.name, slot.serial, slot.mark, *pairs)], deadline
             )
         except Away as away:
             raise QueueUnavailable(str(away), reason="redis_unavailable") from None
@@ -186,6 +210,7 @@ class Puts:
         self._others_known_at = now
         others = [shard for shard in range(self._server.shards) if shard != self._server.home]
         asked = [(shard, [("HGET", prefix(self._route.name, shard) + "sum", "b")]) for shard in others]
+        deadline = now + (deadline - now) / 4  # it is no more than a guess, and the put is to come yet
         deadline = now + (deadline - now) / 4  # one that is silent must leave time for the put
         self.know_others([0 if isinstance(one, Away) else one[0] for one in self._route.ask_all(asked, deadline)])
 

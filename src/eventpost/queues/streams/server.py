@@ -22,6 +22,7 @@ from .route import Away, Denied, Route
 
 FORMAT: Final = 1
 _AGAIN_S: Final = 60.0
+_UNUSABLE_AGAIN_S: Final = 5.0
 
 
 class Server:
@@ -95,7 +96,7 @@ class Server:
 
     @property
     def _is_old(self) -> bool:
-        return monotonic() - self._checked_at > _AGAIN_S
+        return monotonic() - self._checked_at > (_UNUSABLE_AGAIN_S if self.unusable else _AGAIN_S)
 
     def _ask(self, deadline: float) -> None:
         news = self._route.news
@@ -133,11 +134,12 @@ class Server:
             self.kept = next(one for one in kept if one.level == level)
         self._news, self._checked_at = max(news, self._route.news), monotonic()
         if self.unusable:
-            self._tell(self.unusable)
+            self.tell(self.unusable)
         elif self.kept.level != self._asked:
-            self._tell(f"durability {self._asked!r} was asked for, {self.kept.level!r} is kept: {self.kept.because}")
+            self.tell(f"durability {self._asked!r} was asked for, {self.kept.level!r} is kept: {self.kept.because}")
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Tell of trouble, once."""
         if text != self._said:
             self._said = text
             self._emit(Trouble("redis", text))
@@ -181,6 +183,11 @@ class Server:
             self._route.ask(0, [self._join_call(self.shards)], deadline)
         except Away:
             return
+
+    def is_new(self, deadline: float) -> None:
+        """Tell a server that knows of nothing how many parts there are, if it was emptied: others look for them."""
+        with suppress(Away):
+            self.hear_shards(self._route.ask(0, [self.shards_call], deadline)[0], deadline)
 
     def _join_call(self, shards: int) -> Command:
         return (SCRIPTS["join"], 1, prefix(self._route.name, 0) + "sum", FORMAT, shards)

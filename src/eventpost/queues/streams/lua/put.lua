@@ -1,25 +1,30 @@
 -- Store entries, all or none, once.
--- ARGV: writer, slot, serial, bytes that the part may hold, "drop" or "", then for each entry: URL, lane, events, data.
+-- ARGV: writer, slot, serial, mark, bytes that the part may hold, "drop" or "", then for each entry: URL, lane, events,
+-- data.  mark: hex digits that no other put has.
+-- Returns "ok", "stored" (before), "full", "memory", "void" (it was taken back), or "twice": the number is another
+-- put's; then bytes stored, events dropped, and 1 if the part knew of nothing: it is new, or was emptied.
 local writer, slot, serial = ARGV[1], 's:' .. ARGV[2], tonumber(ARGV[3])
 local key = P .. 'w:' .. writer
 local last = redis.call('HGET', key, slot)
 if last then
-  local seen, state = string.match(last, '^(%d+)(.?)')
-  if tonumber(seen) >= serial then
-    return {(tonumber(seen) == serial and state == ':') and 'stored' or 'void', 0}
+  local seen, state, mark = string.match(last, '^(%d+)(.?)(%x*)')
+  if tonumber(seen) == serial then
+    return {state ~= ':' and 'void' or (mark == ARGV[4] and 'stored' or 'twice'), 0}
   end
+  if tonumber(seen) > serial then return {'twice', 0} end
 end
 
 local wanted, events = 0, 0
-for at = 6, #ARGV, 4 do
+for at = 7, #ARGV, 4 do
   events = events + tonumber(ARGV[at + 2])
   wanted = wanted + #ARGV[at + 3]
 end
-local bytes = tonumber(redis.call('HGET', SUM, 'b') or '0')
-local over = bytes + wanted - tonumber(ARGV[4])
+local known = redis.call('HGET', SUM, 'b')
+local bytes = tonumber(known or '0')
+local over = bytes + wanted - tonumber(ARGV[5])
 local dropped = 0
 if over > 0 then
-  if ARGV[5] ~= 'drop' then return {'full', bytes} end
+  if ARGV[6] ~= 'drop' then return {'full', bytes} end
   -- The oldest entries over all lanes that nobody has claimed; looked for first, so that a refusal drops nothing.
   local heads, victims = {}, {}
   local lanes = redis.call('HGETALL', LANES)
@@ -67,8 +72,8 @@ if over > 0 then
   end
 end
 
-local placed = {tostring(serial), ':'}
-for at = 6, #ARGV, 4 do
+local placed = {tostring(serial), ':', ARGV[4], ';'}
+for at = 7, #ARGV, 4 do
   local url, lane, n = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local id = redis.pcall('XADD', stream(lane), '*', 'w', writer, 'n', n, 'd', ARGV[at + 3])
   if type(id) == 'table' then  -- the first one's: after a write the server goes on, whatever its memory
@@ -87,4 +92,4 @@ redis.call('HINCRBY', SUM, 'a', events)
 redis.call('HINCRBY', key, 'a', events)
 if serial % 64 == 1 then redis.call('EXPIRE', key, TTL_S) end  -- now and then: the hot path
 if dropped > 0 then write_counts() end
-return {'ok', bytes + wanted, dropped}
+return {'ok', bytes + wanted, dropped, known and 0 or 1}

@@ -1,16 +1,17 @@
 -- Take back a put whose answer never came, and keep it from ever happening.
--- ARGV: writer, slot, serial, then for each lane: lane, URL.  Returns how many of its events stay accepted.
+-- ARGV: writer, slot, serial, mark, then for each lane: lane, URL.  Returns how many of its events stay accepted.
 may_write_when_full()
 local writer, slot, serial = ARGV[1], 's:' .. ARGV[2], tonumber(ARGV[3])
 local key = P .. 'w:' .. writer
 local last = redis.call('HGET', key, slot)
-local seen, state, places = nil, nil, nil
-if last then seen, state, places = string.match(last, '^(%d+)(.?)(.*)$') end
+local seen, state, mark, places = nil, nil, nil, nil
+if last then seen, state, mark, places = string.match(last, '^(%d+)(.?)(%x*);?(.*)$') end
 local stay = 0
 if seen and tonumber(seen) > serial then return 0 end
 if seen and tonumber(seen) == serial and state == ':' then
+  if mark ~= ARGV[4] then return 0 end  -- another's: it stands in the way of this one for good
   local urls = {}
-  for at = 4, #ARGV, 2 do urls[ARGV[at]] = ARGV[at + 1] end
+  for at = 5, #ARGV, 2 do urls[ARGV[at]] = ARGV[at + 1] end
   for lane, id, n in string.gmatch(places, '(%x+) ([%d-]+) (%d+),') do
     n = tonumber(n)
     local entry = redis.call('XRANGE', stream(lane), id, id)[1]
