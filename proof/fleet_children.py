@@ -1,4 +1,4 @@
-"""The processes of a fleet: ``python -m proof.fleet_children`` is the parent of ``kills_children``, with other children.
+"""The processes of a fleet: ``python -m proof.fleet_children`` is ``kills_children`` with other children.
 
 ``write`` is an application with the real SDK that puts into the shared queue, ``send`` a process that only sends.  Both
 leave their last report where they were told to.
@@ -82,7 +82,9 @@ def write(options: dict[str, Any]) -> int:
         while not stop.is_set():
             poison = "poison" if chance.random() < options["poison"] else ""
             tags = {"revenue": at, "note": "é" * chance.choice([1, 20, 400])}
-            client.track(chance.choice(KNOWN["events"])["key"], f"{options['name']}:{at}{poison}", {"plan": "pro"}, tags)
+            client.track(
+                chance.choice(KNOWN["events"])["key"], f"{options['name']}:{at}{poison}", {"plan": "pro"}, tags
+            )
             at += 1
             time.sleep(chance.random() * options["pause_s"])
 

@@ -182,9 +182,7 @@ def make_cluster(servers: Iterable[Server]) -> None:
     def all_know() -> bool:
         told = [one.ask("CLUSTER", "INFO") for one in servers]
         lines = [one if isinstance(one, dict) else dict(row.split(":") for row in one.split()) for one in told]
-        return all(
-            one["cluster_state"] == "ok" and int(one["cluster_known_nodes"]) == len(servers) for one in lines
-        )
+        return all(one["cluster_state"] == "ok" and int(one["cluster_known_nodes"]) == len(servers) for one in lines)
 
     until(all_know, START_S, "the cluster does not come together")
 

@@ -26,6 +26,8 @@ from .kills_round import AROUND_S, Processes, ViolationError
 WAIT_S: Final = 40.0
 LOOK_S: Final = 0.05
 LEASE_S: Final = 3.0
+BACKOFF_S: Final = 5.0
+"""How long a process may leave a server alone that is there again: longer than a lease here, so others take over."""
 
 
 @dataclass
@@ -110,6 +112,9 @@ class World:
         self.senders: list[Living] = []
         self.witnesses: list[Witness] = []
         self.ended: list[Living] = []
+        self.posts: list[Living] = []
+        """Who is no process of this parent, and has a witness all the same."""
+        self.before_end: list[Callable[[], None]] = []
         self.windows: list[tuple[float, float]] = []
         """When a fault was: what arrived before its end and again after its beginning may have come twice for it."""
         self.counts: dict[str, int] = {}
@@ -133,6 +138,13 @@ class World:
         (self.writers if kind == "write" else self.senders).append(one)
         self.witnesses += [witness] if witness else []
         return one
+
+    def also(self, name: str) -> Witness:
+        """Return a witness for somebody who puts in by another way."""
+        witness = Witness(self.folder / f"{name}.witness")
+        self.posts.append(Living(0, name, witness, self.folder / name))
+        self.witnesses.append(witness)
+        return witness
 
     def signal(self, one: Living, number: int) -> None:
         """Send a signal; a kill is waited for."""
@@ -174,9 +186,9 @@ class World:
 
     def flows(self, events: int = 15) -> None:
         """Wait until so many more of each application's events have been acknowledged and have arrived."""
-        before = {one.name: len(self._arrived(one)) for one in self.writers}
+        before = {one.name: len(self._arrived(one)) for one in [*self.writers, *self.posts]}
         self.until(
-            lambda: all(len(self._arrived(one)) >= before[one.name] + events for one in self.writers),
+            lambda: all(len(self._arrived(one)) >= before[one.name] + events for one in [*self.writers, *self.posts]),
             "it does not flow",
         )
 
@@ -188,16 +200,18 @@ class World:
         """Count something that the row tells besides."""
         self.counts[what] = self.counts.get(what, 0) + number
 
-    def is_fault(self, began: float) -> None:
-        """Note that something was wrong from then until now."""
-        self.windows.append((began, time.monotonic()))
+    def is_fault(self, began: float, *, after_s: float = 0.0) -> None:
+        """Note that something was wrong from then until now, and may be for some after that."""
+        self.windows.append((began, time.monotonic() + after_s))
 
     def recovered(self, *, since: float, may_lose: bool) -> float:
         """Wait until what was acknowledged by now has arrived, and every living application's new events do."""
         owed = self.told("+") - self.seen()
         self.flows(5)
         if not may_lose:
-            self.until(lambda: not owed - self.seen(), f"what was acknowledged before did not arrive ({len(owed)} owed)")
+            self.until(
+                lambda: not owed - self.seen(), f"what was acknowledged before did not arrive ({len(owed)} owed)"
+            )
         return time.monotonic() - since
 
     def status(self) -> FleetStatus | None:
@@ -211,6 +225,8 @@ class World:
 
     def finish(self, server: str, recovery_s: float, *, may_lose: bool, forgets: bool) -> Row:
         """End everything in order and judge.  Raises ViolationError."""
+        for close in self.before_end:
+            close()
         for one in list(self.writers):
             self.end(one)
         self.until(self._is_empty, f"the queue does not become empty: {self.status()}")
@@ -227,7 +243,9 @@ class World:
         if seen - offered:
             raise ViolationError(f"{len(seen - offered)} events arrived that nobody offered")
         if lost and not may_lose:
-            raise ViolationError(f"{len(lost)} of {len(yes)} acknowledged events are lost, {vanished} said to have vanished")
+            raise ViolationError(
+                f"{len(lost)} of {len(yes)} acknowledged events are lost, {vanished} said to have vanished"
+            )
         if len(lost) > vanished:
             raise ViolationError(f"{len(lost)} acknowledged events are lost, and {vanished} counted as vanished")
         if not status.closes or status.queued or status.in_flight or not status.accepted:
@@ -267,9 +285,8 @@ class World:
                 if self.woken_at and second.came_s > self.woken_at and first.left_s < self.woken_at:
                     raise ViolationError("an event that had been delivered was sent again by who had slept")
                 if first.surely and not excused:
-                    raise ViolationError(
-                        f"an event was delivered twice, {second.came_s - first.left_s:.3f} s apart, and nothing was wrong"
-                    )
+                    apart_s = second.came_s - first.left_s
+                    raise ViolationError(f"an event was delivered twice, {apart_s:.3f} s apart, and nothing was wrong")
         return repeated
 
     def tail_of_the_log(self) -> str:
@@ -289,3 +306,10 @@ class World:
 def _uuids(payload: bytes) -> list[str]:
     visitor = json.loads(payload)
     return [event["uuid"] for snapshot in visitor["snapshots"] for event in snapshot["events"]]
+
+
+def make_folder(parent: Path, name: str) -> Path:
+    """Make a private folder."""
+    folder = parent / name
+    folder.mkdir(mode=0o700)
+    return folder

@@ -1,4 +1,4 @@
-"""What ``python -m proof fleet`` does at length, in short: real servers and processes, killed, stopped, cut off, emptied."""
+"""What ``python -m proof fleet`` does at length, in short: real servers and processes, and harm done to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = 7
 
 @pytest.fixture(scope="module")
 def parent() -> Iterator[Processes]:
-    """The parent of all processes here: it imports the SDK once."""
+    """Start the parent of all processes here: it imports the SDK once."""
     with processes("proof.fleet_children") as there:
         yield there
 
@@ -38,7 +38,7 @@ def play(name: str, parent: Processes, server: str = "valkey", hold_s: float = 0
 
 
 def test_applications_and_senders_are_killed(parent: Processes) -> None:
-    """kill -9 at random moments, requests in flight: nothing acknowledged is lost, repeats are explained by a kill."""
+    """Kill -9 at random moments, requests in flight: nothing acknowledged is lost, repeats are explained by a kill."""
     row = play("processes", parent, rounds=4)
     assert (row.lost, row.vanished, row.counts["kills"]) == (0, 0, 4)
 
@@ -80,7 +80,7 @@ def test_a_replica_that_was_not_waited_for_takes_over(parent: Processes) -> None
 
 @pytest.mark.parametrize("name", ["silent", "swallowed"])
 def test_the_way_to_the_server_is_cut(name: str, parent: Processes) -> None:
-    """Puts are refused within their time; what was stored without an answer is taken back or counted; nothing is lost."""
+    """Puts are refused within their time; what was stored unanswered is taken back or counted; nothing is lost."""
     row = play(name, parent, hold_s=1.5)
     assert (row.lost, row.vanished) == (0, 0)
 
@@ -102,13 +102,13 @@ def test_what_is_lost_in_silence_is_found(parent: Processes, monkeypatch: pytest
     """The judge of all of this: it says no where events are gone that were not to be."""
     monkeypatch.setitem(FAULTS, "flushall", dataclasses.replace(FAULTS["flushall"], may_lose=False))
     monkeypatch.setattr("proof.fleet_world.WAIT_S", 4.0)
-    with pytest.raises(ViolationError, match="did not arrive|are lost"):
+    with pytest.raises(ViolationError, match=r"did not arrive|are lost"):
         play("flushall", parent)
 
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """A Valkey of a test's own."""
+    """Run a Valkey of a test's own."""
     with a_valkey() as one:
         yield one
 
@@ -133,7 +133,7 @@ def test_an_evicting_policy_is_noticed_while_all_runs(server: RedisServer) -> No
 
 
 def test_a_name_that_is_used_twice_costs_nothing(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that are one by their name, as a machine's snapshot resumed twice: every put is stored, and told."""
+    """Two processes are one by their name, as a snapshot resumed twice makes them: every put is stored, and told."""
     with monkeypatch.context() as same:
         same.setattr("os.urandom", lambda size: b"\x07" * size)
         one = RedisStreamsQueue(server.url, name="twice", shards=1)

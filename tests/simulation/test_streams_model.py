@@ -55,6 +55,7 @@ class Boot:
     skipped_s = 0.0
 
     def __call__(self) -> float:
+        """Return them."""
         return time.monotonic() + self.skipped_s
 
 
@@ -362,5 +363,3 @@ def test_the_shared_queue_keeps_to_the_model(monkeypatch: pytest.MonkeyPatch) ->
                 suppress_health_check=[HealthCheck.too_slow],
             ),
         )  # fmt: skip
-
-
