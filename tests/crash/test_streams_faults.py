@@ -109,6 +109,23 @@ def test_a_put_that_was_refused_for_time_and_sent_all_the_same_is_counted_as_bot
     other.close()
 
 
+def test_a_put_whose_answer_is_lost_before_a_denied_login_is_taken_back(own: RedisServer) -> None:
+    """The new connection is let in no more: what became of the put is not known, and it is voided once it can be."""
+    with a_proxy(own) as proxy:
+        assert own.ask("ACL", "SETUSER", "post", "on", ">pw", "~*", "+@all") == "+OK"
+        queue = RedisStreamsQueue(proxy.url, name=next(NAMES), timeout_s=0.5, username="post", password="pw")
+        queue.put([event(1)])
+        own.ask("ACL", "SETUSER", "post", "resetpass", ">other")  # connections that there are stay
+        proxy.lose_answers = 1
+        with pytest.raises(QueueUnavailable, match="WRONGPASS"):
+            queue.put([event(2)])
+        own.ask("ACL", "SETUSER", "post", "resetpass", ">pw")
+        until(lambda: _stored(queue, event(3)))
+        assert drain(queue) == [1, 3]
+        assert queue.stats().accepted == 2
+        queue.close()
+
+
 def test_a_put_that_arrives_after_it_was_voided_does_nothing(server: RedisServer) -> None:
     """A request that was stuck on its way can't bring back what its sender was told is refused."""
     name = next(NAMES)

@@ -77,7 +77,10 @@ class Route:
                 node = self._node(there or self._place(shard, deadline))
                 answers = self._answers(node, calls, deadline, insist=sent, asking=asking)
             except NotAsked as error:
-                raise Away(str(error), sent=False) from None
+                raise Away(str(error), sent=sent) from None
+            except Denied as denied:
+                denied.sent = sent  # by an earlier turn
+                raise
             except Broken as error:
                 why, there = str(error), None
                 sent = sent or error.sent
