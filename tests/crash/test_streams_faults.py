@@ -828,6 +828,20 @@ print(sorted(set(seen)))
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
+def test_figures_of_a_writer_live_as_long_as_it_puts_and_then_a_month(server: RedisServer) -> None:
+    """Each put, and each settlement by whomever, begins the month anew; the fleet's sum stays for good."""
+    queue = RedisStreamsQueue(server.url, name=next(NAMES), shards=1)
+    key = f"{{{queue.name}:0}}:w:{queue.writer}"
+    for number in range(2):
+        queue.put([event(number)])
+        assert int(server.ask("TTL", key)[1:]) == 30 * 86_400
+        server.ask("EXPIRE", key, 1000)
+    queue.ack(queue.claim(URL, 1, ALL))
+    assert int(server.ask("TTL", key)[1:]) == 30 * 86_400
+    assert server.ask("TTL", f"{{{queue.name}:0}}:sum") == ":-1"
+    queue.close()
+
+
 # -- secrets
 
 
