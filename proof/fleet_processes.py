@@ -14,9 +14,8 @@ def nothing(stage: Stage) -> Play:
     """Do no harm: the control.  Nothing may be delivered twice."""
     with one_server(stage) as (_, world):
         yield world
-        began = time.monotonic()
         time.sleep(stage.hold_s)
-        yield began
+        yield time.monotonic()
 
 
 def kill_processes(stage: Stage) -> Play:
@@ -24,7 +23,7 @@ def kill_processes(stage: Stage) -> Play:
     with one_server(stage) as (_, world):
         world.endpoint.weather = "slow"
         yield world
-        began = time.monotonic()
+        at = time.monotonic()
         for _ in range(stage.rounds):
             time.sleep(world.chance.uniform(0.05, 0.5))
             kind = world.chance.choice(["write", "write", "send"])
@@ -38,7 +37,7 @@ def kill_processes(stage: Stage) -> Play:
             world.start(kind, sender=world.chance.choice(["thread", "none"]) if kind == "write" else "thread")
             world.is_fault(at)
         world.endpoint.weather = "fine"
-        yield began
+        yield at
 
 
 def kill_relays(stage: Stage) -> Play:
