@@ -27,8 +27,8 @@ key             type     meaning
 ``p:<lane>``    hash     entry id -> one byte for each of its events, ``1`` if settled; only of entries that are settled
                          in part
 ``w:<writer>``  hash     what became of the events that this writer put: ``a`` accepted, ``d`` delivered, ``x`` dead,
-                         ``-<reason>`` dropped; ``s:<slot>`` the last put of one of its connections, its mark and where it lies.
-                         Expires 30 days after the last change
+                         ``-<reason>`` dropped; ``s:<slot>`` the last put of one of its connections, its mark, and
+                         where it lies.  Expires 30 days after the last change
 ``sum``         hash     the same for the whole part, over all writers and for good; ``b`` bytes stored, ``xb`` bytes
                          of dead letters
 ``dead``        stream   dead letters, one an entry: ``d`` the event, ``r`` reason, ``c`` status, ``t`` an excerpt of
