@@ -44,7 +44,7 @@ class Batch:
 
     def keep_live(self) -> bool:
         """Forget those whose lease has ended: they are somebody else's by now.  False: none is left."""
-        if not all([lease.live for lease in self.leases]):
+        if False in [lease.live for lease in self.leases]:
             self.leases = [lease for lease in self.leases if lease.live]
             self.size = body_size(self.envelope, self.leases)
         return bool(self.leases)
