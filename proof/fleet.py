@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .fleet_faults import FAULTS, Fault, needs
-from .fleet_servers import programs
+from .fleet_servers import programs, version
 from .fleet_stage import Stage
 from .fleet_world import LEASE_S, Row, World
 from .kills_round import Processes, ViolationError, processes
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def play(
     name: str, program: str, server: str, parent: Processes, *, hold_s: float, rounds: int, seed: int
 ) -> Row:  # fmt: skip
-    """Play one fault once; raises ViolationError, with its history on stderr."""
+    """Play one fault once; raises ViolationError, with what the processes said on stderr."""
     fault = FAULTS[name]
     folder = Path(tempfile.mkdtemp(prefix="eventpost-fleet-"))
     worlds: list[World] = []
@@ -77,15 +77,18 @@ def _through(steps: Any, fault: Fault, server: str) -> Row:
     since = next(steps)
     recovery_s = world.recovered(since=since, may_lose=fault.may_lose)
     row = world.finish(server, recovery_s, may_lose=fault.may_lose, forgets=fault.forgets)
+    return row
+
+
+def check_that_it_hit(row: Row, fault: Fault) -> None:
+    """Raise ViolationError if what a fault is about never happened."""
     never = [what for what in fault.hits if not (row.counts.get(what) or vars(row).get(what))]
     if never:
         raise ViolationError(f"there was never: {', '.join(never)}; this tested nothing")
-    return row
 
 
 def run(arguments: argparse.Namespace) -> Figures:
     """Play all; raises SystemExit at the first promise that did not hold."""
-    found: dict[str, dict[str, Any]] = {}
     here = programs()
     absent = [one for one in arguments.on if one not in here]
     if absent:
@@ -103,14 +106,14 @@ def run(arguments: argparse.Namespace) -> Figures:
                     row = play(
                         name, here[server], server, parent, hold_s=arguments.hold_s, rounds=arguments.rounds, seed=seed
                     )
+                    check_that_it_hit(row, FAULTS[name])
                 except ViolationError as error:
                     again = f"--only {name} --on {server} --seed {seed} --rounds {arguments.rounds}"
                     raise SystemExit(f"{error}\nrepeat it: python -m proof fleet {again}") from error
                 print(f"{name} on {server}, {time.monotonic() - began:.0f} s: {row}", file=sys.stderr, flush=True)
                 total.add(row)
-                found[f"{name} {server}"] = vars(row)
-    if arguments.record:
-        write(found)
+                if arguments.record:
+                    write({f"{name} {server}": vars(row)}, {server: version(here[server])})
     return {
         "faults": len(arguments.only), "servers": " and ".join(arguments.on), "acknowledged": total.acknowledged,
         "lost where nothing may be": 0, "lost elsewhere, all counted": total.lost, "delivered twice": total.twice,
@@ -118,10 +121,11 @@ def run(arguments: argparse.Namespace) -> Figures:
     }  # fmt: skip
 
 
-def write(found: dict[str, dict[str, Any]]) -> None:
-    """Keep the rows, and put them as a table into docs/fleet-faults.md."""
+def write(found: dict[str, dict[str, Any]], versions: dict[str, str]) -> None:
+    """Keep rows, and put all that are kept as a table into docs/fleet-faults.md."""
     kept: dict[str, dict[str, Any]] = json.loads(ROWS.read_text()) if ROWS.exists() else {}
     kept |= found
+    kept["versions"] = {**kept.get("versions", {}), **versions}
     ROWS.write_text(json.dumps(kept, indent=1) + "\n")
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
@@ -146,4 +150,5 @@ def table(kept: dict[str, dict[str, Any]]) -> str:
                 f"| {fault.title} | {fault.kept} | {server} | {row['acknowledged']:,} | {row['lost']:,} | "
                 f"{row['vanished']:,} | {row['twice']:,} | {row['refused']:,} | {row['recovery_s']:.1f} | {besides} |"
             )
-    return "\n".join([*lines, "", f"Leases were {LEASE_S:g} s (the default is 60).", "", ""])
+    versions = " and ".join(f"{name} {number}" for name, number in sorted(kept.get("versions", {}).items()))
+    return "\n".join([*lines, "", f"Leases were {LEASE_S:g} s; the default is 60. Servers: {versions}.", "", ""])

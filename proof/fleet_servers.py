@@ -42,6 +42,12 @@ def programs() -> dict[str, str]:
     return found
 
 
+def version(program: str) -> str:
+    """Return a server's version."""
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    return next(word[2:] for word in told.split() if word.startswith("v="))
+
+
 def faketime() -> str | None:
     """Return libfaketime's path; None: it is not here."""
     paths = [Path(folder, "libfaketime.so.1") for folder in LIBRARIES]

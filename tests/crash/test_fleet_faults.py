@@ -66,7 +66,7 @@ def test_the_server_comes_back_empty(name: str, parent: Processes) -> None:
 
 def test_a_replica_that_was_waited_for_takes_over(parent: Processes) -> None:
     """What too few had was refused, so nothing acknowledged is lost with the primary."""
-    row = play("failover", parent)
+    row = play("failover", parent, hold_s=1.5)
     assert row.lost == 0
     assert row.refused > 0
 
