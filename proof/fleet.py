@@ -76,8 +76,7 @@ def _through(steps: Any, fault: Fault, server: str) -> Row:
         world.flows()
     since = next(steps)
     recovery_s = world.recovered(since=since, may_lose=fault.may_lose)
-    row = world.finish(server, recovery_s, may_lose=fault.may_lose, forgets=fault.forgets)
-    return row
+    return world.finish(server, recovery_s, may_lose=fault.may_lose, forgets=fault.forgets)
 
 
 def check_that_it_hit(row: Row, fault: Fault) -> None:
