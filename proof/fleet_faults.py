@@ -63,6 +63,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "server-everysec": Fault(
         "kill -9 and restart of the server", "`appendfsync everysec`", killed_server("everysec"),
         ("kills of the server",),
+        may_lose=True,
         repeated=True,
     ),
     "server-none": Fault(

@@ -55,7 +55,8 @@ def kill_relays(stage: Stage) -> Play:
             relays[-1].start()
         world.start("send")
         world.start("send")
-        poster = Poster(relays, world.also("posts").path, world.options["pause_s"])
+        poster = posts = Poster(relays, world.also("posts").path, world.options["pause_s"])
+        world.offered_again = lambda: posts.again
         world.before_end.append(poster.close)
         yield world
         for _ in range(stage.rounds):

@@ -118,6 +118,8 @@ class World:
         self.windows: list[tuple[float, float]] = []
         """When a fault was: what arrived before its end and again after its beginning may have come twice for it."""
         self.counts: dict[str, int] = {}
+        self.offered_again: Callable[[], int] = lambda: 0
+        """How often somebody handed in an event a second time, having had no answer: each may be accepted."""
         self.woken_at = 0.0
         """When a sender was woken that others had taken over from: it may send nothing again."""
         self.number = 0
@@ -252,7 +254,7 @@ class World:
             raise ViolationError(f"the servers' sum: {status}")
         if not may_lose and vanished > (len(no) if forgets else 0):
             raise ViolationError(f"{vanished} counted as vanished, and nothing was to vanish ({len(no)} were refused)")
-        if not may_lose and not len(yes) <= status.accepted <= len(offered):
+        if not may_lose and not len(yes) <= status.accepted <= len(offered) + self.offered_again():
             raise ViolationError(f"{status.accepted} accepted, {len(yes)} acknowledged, {len(offered)} offered")
         return Row(server, len(yes), len(no), len(lost), vanished, self._twice(), recovery_s, dict(self.counts))
 

@@ -52,9 +52,11 @@ def test_a_sender_is_stopped_beyond_its_lease(parent: Processes) -> None:
 
 @pytest.mark.parametrize(("name", "server"), [("server-always", "redis"), ("server-everysec", "valkey")])
 def test_the_server_is_killed_and_comes_back_with_its_file(name: str, server: str, parent: Processes) -> None:
-    """Nothing is lost: what it answered for had reached the kernel, whatever ``appendfsync`` says."""
+    """Nothing is lost with ``always``; with ``everysec`` what a slow disk had kept from being written, and counted."""
     row = play(name, parent, server)
-    assert (row.lost, row.vanished, row.counts["kills of the server"]) == (0, 0, 2)
+    assert row.counts["kills of the server"] == 2
+    assert row.lost <= row.vanished
+    assert name == "server-everysec" or row.vanished == 0
 
 
 @pytest.mark.parametrize("name", ["server-none", "flushall"])

@@ -256,7 +256,7 @@ class Streams(RuleBasedStateMachine):
     @precondition(lambda self: self.lane_of)
     @rule()
     def restart_the_server(self) -> None:
-        """Kill -9 the server, and start it again: its file holds what reached the kernel."""
+        """Kill -9 the server, and start it again: its file holds all that it answered for."""
         self.server.kill()
         self.server.start()
         for life in self.lives:
@@ -354,7 +354,7 @@ def test_the_shared_queue_keeps_to_the_model(monkeypatch: pytest.MonkeyPatch) ->
     Streams.boot = Boot()
     for module in (claims, holding):
         monkeypatch.setattr(module, "boot_s", Streams.boot)
-    with a_valkey(appendonly="yes", appendfsync="everysec") as server:
+    with a_valkey(appendonly="yes", appendfsync="always") as server:
         Streams.server = server
         run_state_machine_as_test(
             Streams,
