@@ -4,7 +4,8 @@
 level      confirmed by
 =========  ===========================================================================================================
 ``os``     every answer: the event is in another process.  What a restart of the server keeps depends on its settings:
-           with ``appendfsync everysec`` all but about the last second, without append-only file less or nothing
+           with ``appendfsync everysec`` all but the last two seconds where power is lost or the disk is slow to sync,
+           without append-only file less or nothing
 ``fsync``  ``appendonly yes`` with ``appendfsync always``; or, with any other ``appendfsync``, WAITAOF after each put
 ``host``   the same, and that each put was acknowledged by ``replicas`` >= 1 (WAIT, or WAITAOF for both at once)
 =========  ===========================================================================================================
