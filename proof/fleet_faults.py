@@ -76,7 +76,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "failover-unasked": Fault(
         "the primary is lost, its replica, which had fallen behind, takes its address", "`replicas=0`", fail_over(0),
-        ("vanished",), may_lose=True,
+        ("lost", "vanished"), may_lose=True,
     ),
     "sentinel": Fault(
         "kill -9 of the primary, three sentinels promote a replica", "`replicas=1`", sentinel, ("refused",),

@@ -31,7 +31,8 @@ def partition(what: str) -> Callable[[Stage], Play]:
             time.sleep(stage.hold_s)
             setattr(proxy, what, False)
             world.is_fault(at, after_s=BACKOFF_S)
-            world.count("answers that never came", proxy.cut)
+            if proxy.cut:
+                world.count("answers that never came", proxy.cut)
             yield time.monotonic()
         finally:
             proxy.close()
@@ -56,6 +57,7 @@ def fail_over(replicas: int) -> Callable[[Stage], Play]:
             yield world
             at = time.monotonic()
             link.silent = True  # what is put from here on does not reach the replica
+            world.endpoint.weather = "down"  # nor anybody else
             time.sleep(stage.hold_s)
             address.closed = True
             address.cut_all()
@@ -65,6 +67,7 @@ def fail_over(replicas: int) -> Callable[[Stage], Play]:
             third.replicates(replica.port)
             address.target = replica.port
             address.closed = False
+            world.endpoint.weather = "fine"
             world.is_fault(at, after_s=BACKOFF_S)
             yield time.monotonic()
         finally:
