@@ -25,7 +25,7 @@ from .kills_round import Processes, ViolationError, processes
 from .record import ROOT, Figures
 
 HOLD_S: Final = 4.0
-ROUNDS: Final = 25
+ROUNDS: Final = 15
 PAGE: Final = ROOT / "docs" / "fleet-faults.md"
 ROWS: Final = ROOT / "proof" / "fleet.json"
 BEGIN, END = "<!-- fleet -->", "<!-- /fleet -->"
