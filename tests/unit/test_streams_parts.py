@@ -134,6 +134,7 @@ def outcomes(accepted, delivered=0, dead=0, **dropped):
         (outcomes(10, 3, 1), outcomes(0), 10, 3, 7),  # emptied
         (outcomes(10, 3), outcomes(8, 3), 10, 3, 2),  # the end of the log is missing
         (outcomes(10, 10), outcomes(8, 5), 10, 7, 0),  # what was delivered waits again
+        (outcomes(10, 5), outcomes(6, 3), 10, 3, 4),  # two that were delivered may be among the three that wait again
         (outcomes(0), outcomes(9, 8), 10, 8, 1),  # one is missing; nobody had looked before
         (outcomes(4, 1), outcomes(9, 6, 0, overflow=2), 10, 6, 1),
         (outcomes(10, 3, 0, overflow=2), outcomes(0), 10, 3, 5),

@@ -4,9 +4,9 @@ Of its own events the server knows what became of them, whoever did it: per part
 process has in flight it knows itself; the rest of what is neither delivered, dead nor dropped is queued.  Of others'
 events those count that it has in hand, or has settled.
 
-The server may know less than it did: it was emptied, or came back without the end of its log.  Then what was known of
-deliveries and drops still holds, what it has is queued or dead, and what is missing between the two is dropped as
-``vanished``.
+The server may know less than it did: it was emptied, or came back without the end of its log.  Then what it has is
+queued or dead, what was known of deliveries and drops still holds, but for deliveries that it may ask for again, and
+what is missing between the two is dropped as ``vanished``.
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ def reconciled(known: Known, before: Outcomes, said: Outcomes, stored: int) -> K
         if (events := max(before.dropped.get(reason, 0), shown.dropped.get(reason, 0)))
     }
     room = stored - said.queued - said.dead - sum(dropped.values())
-    delivered = max(before.delivered, shown.delivered)  # it may know of some that were not looked at before
-    delivered = max(0, min(delivered, room))  # of those that wait again, some had been delivered
+    # Of what was delivered by what was known before, and not by what is said now, some may wait again, to be counted
+    # then; which is not known.  As many as can: so what is lost is never said to be delivered.
+    beyond = max(0, before.delivered - shown.delivered - said.queued)
+    delivered = max(0, min(shown.delivered + beyond, room))
     dropped[VANISHED] = dropped.get(VANISHED, 0) + max(0, room - delivered)
     beside = {reason: events - said.dropped.get(reason, 0) for reason, events in dropped.items()}
     return Known(delivered - said.delivered, beside)
