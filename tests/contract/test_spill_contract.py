@@ -27,6 +27,13 @@ from redis_support import a_valkey
 NUMBERS = itertools.count()
 
 
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[str]:
+    """One Valkey for all tests here."""
+    with a_valkey() as server:
+        yield server.url
+
+
 class Detour(SpillQueue):
     """The first queue is away for every put; who claims finds what has moved by then."""
 
@@ -109,13 +116,11 @@ class StreamsFirst(SpillContract):
     bounded_by_events: ClassVar[bool] = False
     signal_interval_s: ClassVar[float] = 0.005
 
-    @pytest.fixture(scope="class", autouse=True)
-    def _server(self) -> Iterator[None]:
-        with a_valkey() as server:
-            type(self).url = server.url
-            yield
-
     url: ClassVar[str]
+
+    @pytest.fixture(autouse=True)
+    def _server(self, valkey: str) -> None:
+        type(self).url = valkey
 
     def make_first(self, clock: ManualClock, **options: Any) -> Queue:
         """Make one on the class's server."""

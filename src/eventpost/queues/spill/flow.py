@@ -65,7 +65,7 @@ class Move:
 class Pace:
     """How much is moved in one step, and when the next one may begin."""
 
-    events: int = EVENTS_FIRST
+    events: int
     again_s: float = 0.0
 
     def went_well(self) -> Pace:
@@ -102,7 +102,7 @@ class Flow:
         self._mover: int | None = None
         self._last_few = False
         self._unacked: list[Lease] = []
-        self._pace = Pace()
+        self._pace = Pace(EVENTS_FIRST)
         self._again_at = -1e9
         self._turn = 0
         self._since = 0.0
@@ -278,7 +278,7 @@ class Flow:
             self._said_spilling = False
             self._emit(FlowedBack(self._moved, self._clock.monotonic() - self._since))
         self._moved = 0
-        self._pace = Pace()
+        self._pace = Pace(EVENTS_FIRST)
         return True
 
 
