@@ -52,7 +52,7 @@ class Broken(Exception):  # noqa: N818 - names a state
         self.sent = sent
 
 
-class Fault(ResponseError):
+class Fault(ResponseError):  # noqa: N818 - an answer, raised only inside redis-py
     """The server's answer is an error.  ``code`` is its first word: OOM, MOVED, NOPERM, ..."""
 
     @property
@@ -193,7 +193,8 @@ class Link:
         for one in self.ask([("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values()], deadline):
             if isinstance(one, Fault):
                 return [one] * len(calls)
-        again = range(unknown[0], len(commands))  # what follows may be about what could not be done
+        first = unknown[0] - (commands[unknown[0] - 1] == ("ASKING",))
+        again = range(first, len(commands))  # what follows may be about what could not be done
         for at, answer in zip(again, self.ask([commands[at] for at in again], deadline), strict=True):
             answers[at] = answer
         return answers
@@ -219,16 +220,15 @@ def _connected(place: Place, number: str, login: Login, timeout_s: float) -> Any
         "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2, "parser_class": _Parser,
         "retry": Retry(NoBackoff(), 0), "socket_read_size": _READ_BYTES, **_NO_GREETING,
     }  # fmt: skip
-    connection: Any
-    if not place.port:
-        connection = UnixDomainSocketConnection(path=place.host, **options)
-    elif login.authorities is None:
-        connection = _Tcp(host=place.host, port=place.port, **options)
-    else:
-        connection = _Tls(host=place.host, port=place.port, **options)
-        connection.context = _context(login.authorities)
+    kind: Any = _Tcp if login.authorities is None else _Tls
     if place.port:
+        connection = kind(host=place.host, port=place.port, **options)
         connection.number = number
+    else:
+        kind = UnixDomainSocketConnection
+        connection = kind(path=place.host, **options)
+    if login.authorities is not None:
+        connection.context = _context(login.authorities)
     try:
         connection.connect()
     except BaseException:

@@ -1,6 +1,6 @@
 """Putting: once, all or none, and many threads' puts in one round trip.
 
-Who comes first leads: it takes everything that waits by then and sends it as one put, so what came meanwhile is the next
+Who comes first leads: it takes everything that waits by then and sends it as one put; what comes meanwhile is the next
 one's.  A thread that is in the middle of a put already (a signal handler or a finalizer interrupts it, or greenlets
 share it) neither leads nor follows: its put goes alone, over another connection.
 
@@ -32,11 +32,13 @@ TOGETHER_BYTES_MAX: Final = 4 << 20
 _BLOCK_POLL_S: Final = 0.02
 _OTHERS_S: Final = 1.0
 _STORED_MAX: Final = 1000
+_WAIT_LATE_S: Final = 0.15
+"""A server that has nothing to do looks ten times a second whether a WAIT has waited long enough."""
 Arrived = tuple[int, str, int]
 
 
 class _Slot:
-    """A succession of puts of which one is under way at most.  ``unsure``: the last one's part and lanes, unanswered."""
+    """Puts of which one is under way at most.  ``unsure``: the part and the lanes of the last one, if unanswered."""
 
     __slots__ = ("name", "serial", "unsure")
 
@@ -154,18 +156,16 @@ class Commit:
                     self._leading.release()
                     self._call_the_next()
                 continue
-            item.gate.wait(item.deadline - monotonic())
-            if item.done:
-                return
-            item.gate.clear()
-            if monotonic() >= item.deadline:
-                try:
-                    self._waiting.remove(item)  # nobody took it: nothing was sent
-                except ValueError:
-                    item.gate.wait(self._timeout_s)  # somebody did, and knows no later than this
-                if not item.done:
-                    item.error = QueueUnavailable("the server did not answer in time", reason="redis_unavailable")
-                return
+            if item.gate.wait(item.deadline - monotonic()):
+                item.gate.clear()
+                continue
+            try:
+                self._waiting.remove(item)  # nobody took it: nothing was sent
+            except ValueError:
+                item.gate.wait(self._timeout_s)  # somebody did, and knows no later than this
+            if not item.done:
+                item.error = QueueUnavailable("the server did not answer in time", reason="redis_unavailable")
+            return
 
     def _call_the_next(self) -> None:
         try:
@@ -223,15 +223,25 @@ class Commit:
         self._look_at_others(deadline)
         if self._route.away_for_s(self._server.home):
             self._server.move_home()
-        try:
-            slot = self._slots.pop()
-        except IndexError:
-            self._slots_made += 1
-            slot = _Slot(str(self._slots_made))
+        slot = self._slot()
         try:
             self._send_in(slot, events, deadline)
         finally:
             self._slots.append(slot)
+
+    def _slot(self) -> _Slot:
+        """Return a slot to put in; not one whose last put can't be voided now while another one's can do without."""
+        for _ in range(len(self._slots)):
+            try:
+                slot = self._slots.pop()
+            except IndexError:
+                break
+            unsure = slot.unsure
+            if unsure is None or unsure[0] == self._server.home or not self._route.away_for_s(unsure[0]):
+                return slot
+            self._slots.appendleft(slot)
+        self._slots_made += 1
+        return _Slot(str(self._slots_made))
 
     def _send_in(self, slot: _Slot, events: Sequence[Event], deadline: float) -> None:
         self._void(slot, deadline)
@@ -248,10 +258,11 @@ class Commit:
             put += [one.url, by_url[one.url], one.events, one.data]
         calls: list[Command] = [tuple(put)]
         if kept.wait:
-            calls.append((*kept.wait, max(1, int((deadline - monotonic()) * 900))))
+            left_s = deadline - monotonic()
+            calls.append((*kept.wait, max(1, int(1000 * max(left_s / 2, left_s - _WAIT_LATE_S)))))
         slot.unsure = (home, digests)
         try:
-            answers = self._route.ask(home, calls, deadline)
+            answers = self._route.ask(home, calls, deadline, insist=True)
         except Away as away:
             if not away.sent:
                 slot.unsure = None
