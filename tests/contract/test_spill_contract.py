@@ -22,7 +22,6 @@ from eventpost.queues.protocol import Lease, Queue
 from eventpost.queues.spill import SpillQueue
 from eventpost.testing.clock import ManualClock
 from eventpost.testing.queue_contract import QueueContract
-from redis_support import a_valkey
 
 NUMBERS = itertools.count()
 
@@ -30,6 +29,8 @@ NUMBERS = itertools.count()
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[str]:
     """One Valkey for all tests here."""
+    from redis_support import a_valkey
+
     with a_valkey() as server:
         yield server.url
 

@@ -249,7 +249,8 @@ class SpillQueue:
     def _tend_spill(self) -> float | None:
         wait_s = self._spill.tend()
         if getattr(self._spill, "recalls", False):
-            self._spill.recalled()  # type: ignore[attr-defined]  # between two steps nothing of it is held here
+            self._flow.give_back()
+            self._spill.recalled()  # type: ignore[attr-defined]  # who recalls has it
         return wait_s
 
     def _carry(self) -> float | None:
