@@ -101,7 +101,7 @@ def all_moved(queue: SpillQueue) -> bool:
     ],
     ids=lambda value: getattr(value, "reason", value),
 )
-def test_what_spills(error: QueueError, wanted: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_what_spills(error: QueueError, wanted: bool) -> None:
     """A first queue that can't store does, its own bound and its end do not."""
     assert spills(error) is wanted
 
@@ -124,7 +124,7 @@ def test_what_is_refused_by_both_says_both(tmp_path: Path, first: First) -> None
 
     disk.hooks["allocate"] = full
     first.refusal = AWAY
-    with pytest.raises(QueueUnavailable, match="No space left .*nobody answers") as caught:
+    with pytest.raises(QueueUnavailable, match=r"No space left .*nobody answers") as caught:
         queue.put([event(1)])
     assert caught.value.reason == "disk_full"
     assert queue.stats().accepted == 0
