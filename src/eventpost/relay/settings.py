@@ -31,11 +31,6 @@ from ..settings import ENDPOINT_BODY_BYTES_MAX
 from .access import Rules, digest_of, is_loopback, network_of, origin_of
 from .row import Row, SettingError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 CONFIG_ENV: Final = "EVENTPOST_RELAY_CONFIG"
 US_ENDPOINT: Final = "https://logx.optimizely.com/v1/events"
 EU_ENDPOINT: Final = "https://eu.logx.optimizely.com/v1/events"
@@ -240,6 +235,10 @@ def read_settings(
 
 
 def _read_file(path: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - its kin below is an extra, and the command line works without it
+    else:
+        import tomli as tomllib  # noqa: PLC0415 - as above
     with open(path, "rb") as file:
         try:
             found: dict[str, Any] = tomllib.load(file)

@@ -130,10 +130,10 @@ class Puts:
     def _read(self, slot: _Slot, answers: Sequence[Any], kept: check.Kept) -> None:
         said = answers[0]
         if isinstance(said, Fault):
-            if said.code == "OOM":
-                slot.unsure = None
-                raise QueueFull("the server's memory is full (maxmemory)", reason="redis_full")
             raise QueueUnavailable(f"the server does not store: {said}", reason="redis_unavailable")
+        if said[0] == b"memory":
+            slot.unsure = None
+            raise QueueFull("the server's memory is full (maxmemory)", reason="redis_full")
         if said[0] == b"full":
             slot.unsure = None
             raise QueueFull(f"the queue holds its {self._bytes_max} bytes")
