@@ -130,6 +130,11 @@ class Letters:
                     yield number, name, wanted
             sleep(BREATH_S)
 
+    def check(self, choice: Choice) -> None:
+        """Raise KeyError for a choice that names what is no id."""
+        for one in choice.ids:
+            Place.of(one, len(self._folders))
+
     def chosen(self, choice: Choice) -> Iterator[tuple[int, list[DeadLetter]]]:
         """Yield the letters of a choice, with their folder's number, a segment at a time."""
         segments = {Place.of(one, len(self._folders))[:2] for one in choice.ids}
