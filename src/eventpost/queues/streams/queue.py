@@ -16,7 +16,8 @@ from ...event import Event
 from ...sender.primitives import get_ident, is_mine
 from ...transports.tls import find_authorities
 from ...watch.signals import Signal
-from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
+from ..protocol import Answer, Durability, Lease, Overflow, Queue, QueueStats
+from ..spill import SpillQueue
 from .address import parse
 from .claims import Claims
 from .client import SCRIPTS, Command, Login
@@ -67,6 +68,10 @@ class RedisStreamsQueue:
         username: ACL user; instead of the one in the URL.
         password: Its password; instead of the one in the URL.
         ca: File or folder of the trusted authorities; None: as the environment or the system says.
+        spill: A queue on this machine that takes events while the server cannot, such as ``JournalQueue(folder)``; from
+            there they flow to the server.  A queue and not a path: its bound, its durability and who may read it are
+            worth choosing.  What is made then is a :class:`~eventpost.queues.spill.SpillQueue` around this one, which
+            has all that this one has.  None: events are refused meanwhile.
         clock: Time, for delays.
 
     Raises:
@@ -96,8 +101,10 @@ class RedisStreamsQueue:
         username: str | None = None,
         password: str | None = None,
         ca: str | os.PathLike[str] | None = None,
+        spill: Queue | None = None,
         clock: Clock | None = None,
     ) -> None:
+        del spill  # see __new__
         if overflow not in get_args(Overflow):
             raise ValueError(f"overflow must be one of {', '.join(map(repr, get_args(Overflow)))}, not {overflow!r}")
         if durability not in ("os", "fsync", "host"):
@@ -149,6 +156,14 @@ class RedisStreamsQueue:
         self._start_from_zero()
         self._server.first_look(monotonic() + timeout_s)
         self._say()
+
+    def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
+        """Make one, or two queues that look like one: neither knows of the other."""
+        if spill is None:
+            return super().__new__(cls)
+        return SpillQueue(cls(*arguments, **options), spill, clock=options.get("clock"))
+
+    __new__.__wrapped__ = __init__  # type: ignore[attr-defined]  # who asks for the signature is told this one's
 
     def _start_from_zero(self) -> None:
         self.writer = writer_id(socket.gethostname(), os.getpid(), os.urandom(4))
