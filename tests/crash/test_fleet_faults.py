@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from eventpost.errors import QueueUnavailable
 from redis_support import Fleet, RedisServer, RedisStreamsQueue, a_proxy, a_valkey, until
 from support import ALL, URL, closes, event, missing, number_of
 
+from eventpost.queues.streams.route import Away  # isort: skip
 from proof import fleet  # isort: skip
 from proof.fleet_faults import FAULTS, needs  # isort: skip
 from proof.fleet_servers import programs  # isort: skip
@@ -220,3 +222,23 @@ def test_a_failover_that_forgot_one_event_says_one(server: RedisServer) -> None:
     assert (stats.accepted, stats.delivered, dict(stats.dropped)) == (10, 9, {"vanished": 1})
     queue.close()
     other.close()
+
+
+def test_a_lost_part_takes_no_more_than_a_quarter_of_a_puts_time(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much the other parts hold is a guess for the bound; the put itself is to come yet."""
+    queue = RedisStreamsQueue(server.url, name="quarter", shards=3, timeout_s=1.0)
+    asked: list[float] = []
+
+    def away(parts: list[Any], deadline: float) -> list[Away]:
+        asked.append(deadline - time.monotonic())
+        return [Away("it is gone", sent=True)] * len(parts)
+
+    monkeypatch.setattr(queue._route, "ask_all", away)
+    queue.put([event(1)])
+    monkeypatch.undo()
+    assert len(asked) == 1
+    assert 0.1 < asked[0] <= 0.25
+    assert queue.stats().accepted == 1
+    queue.close()
