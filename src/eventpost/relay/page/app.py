@@ -28,7 +28,7 @@ from starlette.staticfiles import StaticFiles
 from ... import __version__
 from ...event import Event
 from ...queues.journal.inspect import open_folder
-from ...queues.journal.shown import answer, headers, letter_as_dict, payload
+from ...queues.shown import answer, headers, letter_as_dict, payload
 from .. import answers
 from ..access import Access, Headers, Rate
 from ..answers import ASGIApp, Denied, Receive, Scope, Send

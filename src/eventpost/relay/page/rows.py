@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from ...event import Event, shown_url
 from ...queues.journal.dead import DeadLetter
-from ...queues.journal.shown import MASK, answer, events_in, parsed, snapshots_in, visitors_in
+from ...queues.shown import MASK, answer, events_in, parsed, snapshots_in, visitors_in
 
 CHARS_MAX: Final = 120
 ANSWER_CHARS_MAX: Final = 300
