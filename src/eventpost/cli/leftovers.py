@@ -8,8 +8,8 @@ server now and then: one that has asked since it was first seen here lives, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from ..errors import QueueUnavailable
 from ..queues.view import View
@@ -41,15 +41,9 @@ class Leftovers:
             status = self._view.status()
         except QueueUnavailable:
             return True
-        holders: dict[str, list[Mapping[str, Any]]] = {}
-        for one in status.values["members"]:
-            holders.setdefault(str(one["name"]), []).append(one)
-        gone = False
-        for name, parts in holders.items():
-            if any(one["entries"] for one in parts):
-                gone |= not self._lives(name, min(float(one["idle_s"]) for one in parts), now)
-        unclaimed = any(lane.queued for lane in status.lanes)
-        return unclaimed or gone
+        holding = [one for one in status.values["members"] if one["entries_held"]]
+        lives = [self._lives(str(one["name"]), float(one["idle_s"]), now) for one in holding]
+        return any(lane.queued for lane in status.lanes) or not all(lives)
 
     def _lives(self, name: str, idle_s: float, now: float) -> bool:
         """Tell whether a holder has asked for something since it was first seen; our own holds us up, then."""

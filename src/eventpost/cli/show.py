@@ -97,7 +97,7 @@ def show_status(status: Status) -> None:
         works = f"{count(status.values['writers'], 'process', 'processes')} at work"
     else:
         stored = f"{count(len(status.values['shards']), 'part')}, {status.in_flight or 0:,} of the queued in hand"
-        works = f"{count(len(_names(status.values['members'])), 'sender')} known"
+        works = f"{count(len(status.values['members']), 'sender')} known"
     say(f"{stored}, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; {works}{oldest}")
     if status.lanes:
         _show_lanes(status)
@@ -120,27 +120,23 @@ def _show_lanes(status: Status) -> None:
 
 def _show_fleet(status: Status) -> None:
     """Print what only a queue has that machines share: its parts, and who holds what."""
-    shards = table("#part", "server", "#queued", "#stored", "#dead", "#oldest", "")
+    shards = table("#part", "server", "#waiting", "#in hand", "#stored", "#dead", "#oldest", "")
     for one in status.values["shards"]:
         row(
-            shards, one["number"], one["address"], f"{one['queued']:,}", size(one["stored_bytes"]), f"{one['dead']:,}",
-            age(one["oldest_age_s"]), one["trouble"],
+            shards, one["number"], one["address"], f"{one['queued']:,}", f"{one['in_flight']:,}",
+            size(one["stored_bytes"]), f"{one['dead']:,}", age(one["oldest_age_s"]), one["trouble"],
         )  # fmt: skip
     out.print(shards)
     if status.values["members"]:
-        members = table("holder", "#part", "#entries", "#asked")
+        members = table("sender", "#entries in hand", "#asked")
         for one in status.values["members"]:
-            row(members, one["name"], one["shard"], f"{one['entries']:,}", f"{age(one['idle_s'])} ago")
+            row(members, one["name"], f"{one['entries_held']:,}", f"{age(one['idle_s'])} ago")
         out.print(members)
     last = status.values["slowest"]
     if last is not None:
-        say(f"slowest: {last['name']} (part {last['part']}), which asked last {age(last['idle_s'])} ago")
+        say(f"slowest: {last['name']}, which asked last {age(last['idle_s'])} ago")
     for line in status.values["kept"]:
         say(line)
-
-
-def _names(members: Iterable[Mapping[str, Any]]) -> set[str]:
-    return {str(one["name"]) for one in members}
 
 
 def lines(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
