@@ -168,7 +168,9 @@ def shared_queue(url: str | None = None, name: str | None = None) -> SharedQueue
     if file:
         with open(file, encoding="utf-8") as lines:
             password = lines.readline().rstrip("\r\n")
-    return SharedQueue(found, str(name or setting("queue_name", QUEUE_NAME)), password or None, setting("queue_ca", None))
+    return SharedQueue(
+        found, str(name or setting("queue_name", QUEUE_NAME)), password or None, setting("queue_ca", None)
+    )
 
 
 def build_queue() -> Queue:

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sender.breaker": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.lane": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.in_flight": ("event", "errors", *PROTOCOLS, *PURE),
+    "queues.streams.view": (*GROUND, "queues.streams", "queues.view", "queues.place", "queues.shown"),
     "queues.streams": (*GROUND, "queues.protocol", "queues.streams", "watch.signals", "transports.tls"),
     "queues": (*GROUND, "queues", "watch.signals"),
     "transports": (*GROUND, "transports"),

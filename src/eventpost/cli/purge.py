@@ -17,8 +17,8 @@ from . import show
 TIMEOUT_S: Final = 30.0
 _SHARED: Final = (
     "purge reaches journals only, and nothing was erased. From a shared queue an event goes with its delivery: let "
-    "senders empty it, then find the person's dead letters with `dead export --visitor-ids`, discard those, and have the "
-    "server write its append-only file anew (BGREWRITEAOF); docs/fleet.md says more"
+    "senders empty it, then find the person's dead letters with `dead export --visitor-ids`, discard those, and have "
+    "the server write its append-only file anew (BGREWRITEAOF); docs/fleet.md says more"
 )
 
 

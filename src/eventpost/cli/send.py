@@ -22,8 +22,8 @@ from ..doors.encode import check_url
 from ..queues.journal import JournalQueue
 from ..queues.place import JournalFolder, Place, SharedQueue
 from ..queues.protocol import Queue
-from .leftovers import Leftovers
 from . import show
+from .leftovers import Leftovers
 from .where import wrong_usage
 
 LOOK_S: Final = 0.05
@@ -78,7 +78,7 @@ def _opened(place: Place, group: str | None) -> tuple[Queue, Callable[[], object
     shared_with: str | int | None = int(group) if group is not None and group.isdecimal() else group
     with wrong_usage("--group"):
         queue = JournalQueue(place.path, adopt="always", group=shared_with, allow_network_fs=True)
-    return queue, queue.scan, queue.left_to_adopt
+    return queue, queue.scan, lambda: queue.left_to_adopt() > 0
 
 
 def _told_to_end() -> int:

@@ -14,12 +14,16 @@ from ..queues.place import JournalFolder, Place, check_address
 from ..queues.view import View
 
 Journal = Annotated[  # whether it can be used, `open_folder` says, with the remedy
-    Path | None, typer.Option("--journal", metavar="DIR", help="The journal's folder.", show_default=False, readable=False)
+    Path | None,
+    typer.Option("--journal", metavar="DIR", help="The journal's folder.", show_default=False, readable=False),
 ]
 Queue = Annotated[
     str | None,
     typer.Option(
-        "--queue", metavar="URL", help="The queue that machines share, in Redis or Valkey.", show_default="EVENTPOST_QUEUE"
+        "--queue",
+        metavar="URL",
+        help="The queue that machines share, in Redis or Valkey.",
+        show_default="EVENTPOST_QUEUE",
     ),
 ]
 QueueName = Annotated[

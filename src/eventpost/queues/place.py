@@ -14,6 +14,7 @@ from .view import View
 
 if TYPE_CHECKING:
     from .streams import RedisStreamsQueue
+    from .streams.view import StreamsView
 
 NAME: Final = "eventpost"
 VIEW_TIMEOUT_S: Final = 5.0
@@ -43,7 +44,7 @@ class SharedQueue:
             raise _missing(error) from None
         return RedisStreamsQueue(self.url, name=self.name, password=self.password, ca=self.ca, **more)
 
-    def view(self, *, timeout_s: float = VIEW_TIMEOUT_S) -> View:
+    def view(self, *, timeout_s: float = VIEW_TIMEOUT_S) -> StreamsView:
         """Return the queue as it is seen from outside.  Raises RedisUnusable, ValueError."""
         try:
             from .streams.view import StreamsView  # noqa: PLC0415 - as above

@@ -1,12 +1,12 @@
 """A queue seen from outside, over all its processes: what the command line and the relay's page need of one.
 
-``journal.view`` is this for a folder, ``streams.view`` for a queue that machines share; ``place`` opens either.  Nothing
-here claims an event.
+``journal.view`` is this for a folder, ``streams.view`` for a queue that machines share; ``place`` opens either.
+Nothing here claims an event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -90,7 +90,7 @@ class Status:
 class Follower(Protocol):
     """Events as they come, from look to look."""
 
-    def look(self, last: int | None = None) -> list[Seen]:
+    def look(self, last: int | None = None) -> Sequence[Seen]:
         """Return what was put since the last look, oldest first; ``last``: only so many of the newest."""
         ...
 

@@ -100,19 +100,25 @@ class RelaySettings:
         check=_journal,
     )
     queue: str | None = _row(
-        None, "URL of a queue in Redis or Valkey, instead of journals; EVENTPOST_QUEUE names it, too", check=check_address,
-        secret=True,
+        None, "URL of a queue in Redis or Valkey, instead of journals; EVENTPOST_QUEUE names it, too",
+        check=check_address, secret=True,
     )  # fmt: skip
-    queue_name: str | None = _row(None, "its name, part of all its keys; none: as EVENTPOST_QUEUE_NAME says, or eventpost")
+    queue_name: str | None = _row(
+        None, "its name, part of all its keys; none: as EVENTPOST_QUEUE_NAME says, or eventpost"
+    )
     replicas: int = _row(0, "how many of the server's replicas have to have an event before the 204", highest=16)
-    spill: str | None = _row(None, "folder of a journal for what comes while the queue is away; none: 503", check=_journal)
+    spill: str | None = _row(
+        None, "folder of a journal for what comes while the queue is away; none: 503", check=_journal
+    )
     send: bool = _row(True, "send what is stored; off where others do (`eventpost send`)")
     durability: Literal["os", "fsync", "host"] = _row(
         "os", "what a 204 survives: the death of every process (os), power loss (fsync), the loss of the server (host)",
         choices=("os", "fsync", "host"),
     )  # fmt: skip
     bytes_max: int = _row(
-        4 << 30, "bound on the relay's own journal, or on the queue, in bytes; beyond it the answer is 503", lowest=1 << 20
+        4 << 30,
+        "bound on the relay's own journal, or on the queue, in bytes; beyond it the answer is 503",
+        lowest=1 << 20,
     )
     group: str | None = _row(None, "group that shares the relay's own journal; none: private to the user")
     endpoint: str | None = _row(None, "URL to send everything to, instead of Optimizely's two", check=_url)
@@ -305,8 +311,8 @@ def _check_queue(made: RelaySettings) -> None:
     for name in ("journal", "group"):
         if name in made.sources:
             raise SettingError(
-                f"{_named(made, name)} means nothing with queue: what lies in a folder is sent by `eventpost send`, or by "
-                "a relay of its own"
+                f"{_named(made, name)} means nothing with queue: what lies in a folder is sent by `eventpost send`, or "
+                "by a relay of its own"
             )
     if made.durability == "host" and not made.replicas:
         raise SettingError(f"{_named(made, 'durability')}: host needs replicas, at least 1")

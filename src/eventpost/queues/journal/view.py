@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from ..view import Follower, Lane, Letter, Progress, Seen, Status
+from ..view import Follower, Lane, Letter, Progress, Status
 from . import inspect
 from .inspect import FolderStatus
 from .tail import Tail
@@ -22,14 +22,6 @@ def status_of(found: FolderStatus) -> Status:
     )  # fmt: skip
 
 
-class _Follower:
-    def __init__(self, tail: Tail) -> None:
-        self._tail = tail
-
-    def look(self, last: int | None = None) -> list[Seen]:
-        return list[Seen](self._tail.look(last))
-
-
 class JournalView:
     """See :class:`~eventpost.queues.view.View`.  Raises as ``open_folder``."""
 
@@ -43,7 +35,7 @@ class JournalView:
 
     def follow(self) -> Follower:
         """See View.follow."""
-        return _Follower(Tail(inspect.open_folder(self.place)))
+        return Tail(inspect.open_folder(self.place))
 
     def dead_letters(self) -> Iterator[Letter]:
         """See View.dead_letters."""

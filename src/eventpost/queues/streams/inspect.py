@@ -136,9 +136,7 @@ class Fleet:
             where = self._route.shown(shard)
             if where not in found:
                 try:
-                    found[where] = check.read(
-                        self._route.ask(shard, check.QUESTIONS, monotonic() + self._timeout_s)
-                    )
+                    found[where] = check.read(self._route.ask(shard, check.QUESTIONS, monotonic() + self._timeout_s))
                 except Away as away:
                     raise QueueUnavailable(str(away), reason="redis_unavailable") from None
                 except ValueError as error:
@@ -283,7 +281,8 @@ def letter_in(shard: int, row: Sequence[Any]) -> DeadLetter | None:
     return DeadLetter(
         id=f"{shard}:{_text(row[0])}", event=event, reason=_text(values.get(b"r", b"")), status=status,
         answer=_text(values.get(b"t", b"")), at_s=_ms(row[0]) // 1000, attempts=attempts,
-        origin=f"{shard}:{_text(values.get(b'l', b''))}:{_text(values.get(b'o', b''))}", writer=_text(values.get(b"w", b"")),
+        origin=f"{shard}:{_text(values.get(b'l', b''))}:{_text(values.get(b'o', b''))}",
+        writer=_text(values.get(b"w", b"")),
     )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def needs(found: FleetStatus) -> list[str]:
 
 
 class StreamsView:
-    """See :class:`~eventpost.queues.view.View`.  Raises ValueError; RedisUnusable and QueueUnavailable when it looks."""
+    """See :class:`~eventpost.queues.view.View`.  Raises ValueError; to look, RedisUnusable and QueueUnavailable."""
 
     def __init__(self, shared: SharedQueue, *, timeout_s: float) -> None:
         """Keep the arguments; asks nothing."""
@@ -110,6 +110,10 @@ class StreamsView:
     def discard_dead(self, ids: Iterable[str] | None, *, progress: Progress | None = None) -> int:
         """See View.discard_dead."""
         return self.fleet.discard_dead(ids, progress=progress)
+
+    def why_not(self, bytes_max: int | None) -> str | None:
+        """Return why a put would be refused just now, in the ledger's word; None: it would not.  Raises nothing."""
+        return self.fleet.why_not(bytes_max)
 
     def close(self) -> None:
         """See View.close."""

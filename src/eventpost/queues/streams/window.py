@@ -171,7 +171,9 @@ class FleetWindow(Fleet):
         """Return why a put would be refused just now, in the ledger's word; None: it would not."""
         try:
             shards = self.shards()
-            stored = sum(int(self._ask(shard, ("HGET", self._key(shard, "sum"), "b"))[0] or 0) for shard in range(shards))
+            stored = sum(
+                int(self._ask(shard, ("HGET", self._key(shard, "sum"), "b"))[0] or 0) for shard in range(shards)
+            )
             if bytes_max is not None and stored >= bytes_max:
                 return "queue_full"
             (info,) = self._ask(0, ("INFO", "memory"))
