@@ -79,15 +79,18 @@ class _Parts(NamedTuple):
     views: Sequence[View]
     events: Sequence[EventSource]
     letters: Letters
+    shared: bool
 
 
 def _parts(journals: Sequence[str], shared: SharedQueue | None, *, visitor_ids: bool) -> _Parts:
     if shared is not None:
         view = shared.view(timeout_s=SERVER_TIMEOUT_S)
-        return _Parts([view], [SharedEvents(view)], SharedLetters(view, visitor_ids=visitor_ids))
+        return _Parts([view], [SharedEvents(view)], SharedLetters(view, visitor_ids=visitor_ids), shared=True)
     folders = [open_folder(path) for path in journals]
     views = [JournalView(folder.path) for folder in folders]
-    return _Parts(views, [FolderEvents(one) for one in folders], FolderLetters(folders, visitor_ids=visitor_ids))
+    return _Parts(
+        views, [FolderEvents(one) for one in folders], FolderLetters(folders, visitor_ids=visitor_ids), shared=False
+    )
 
 
 class _Page:
@@ -99,6 +102,7 @@ class _Page:
         self._sessions = Sessions(shared_key(run_dir))
         self._logins = Rate(LOGINS_PER_S)
         self._exports = 0
+        self._shared = parts.shared
         self._tail = EventsTail(parts.events, visitor_ids=visitor_ids)
         self._letters = parts.letters
         self._jobs = Jobs(run_dir, parts.views, self._letters)
@@ -170,6 +174,7 @@ class _Page:
         page = self._page(
             "page.html", request.scope, token=self._sessions.token(cookie), run=self._sessions.run,
             visitor_ids=self._visitor_ids, login=self._sessions.is_login(cookie), per_s=RETRY_PER_S,
+            shared=self._shared,
         )  # fmt: skip
         if fresh:
             page.headers.append("set-cookie", self._cookie(request, cookie))
@@ -214,7 +219,7 @@ class _Page:
         try:
             seen = await run_in_threadpool(self._tail.find, id_)
         except KeyError:
-            detail = "it is settled, and gone with its segment: of what was delivered nothing is kept"
+            detail = "it is settled, and gone with what it lay in: of what was delivered nothing is kept"
             raise _Refusal(404, "gone", detail) from None
         event = seen.event
         died = self._letters.origins.get(id_)
