@@ -6,9 +6,9 @@ put into and claim from one place.  Nothing else changes.
 Reading order: ``address`` (what an URL says; pure) -> ``names`` (keys; pure) -> ``entry`` (the bytes; pure) -> ``lua/``
 (all that changes the server's data, one script an operation) -> ``client`` (one connection; the only file that imports
 redis) -> ``route`` (which server a shard is on, and whether to ask it just now) -> ``check`` (what the server is, and
-what it keeps) -> ``server`` (that, known in time) -> ``commit`` (put) -> ``held`` (what this process has in hand) ->
 what it keeps) -> ``server`` (that, known in time) -> ``commit`` (put) -> ``held`` (what this process has in hand)
-face) -> ``shown``, ``inspect`` (what people are shown of the whole fleet, and dead letters).
+-> ``claims`` (claim, ack, release, bury) -> ``count`` (the sum) -> ``keeper`` (what is done now and then) -> ``queue``
+(the face) -> ``shown``, ``inspect`` (what people are shown of the whole fleet, and dead letters).
 
 **Shards.**  A queue is ``shards`` independent parts.  All keys of a part share one hash tag, so each script works on
 one slot and the parts spread over a Redis Cluster.  A process puts into one part, its *home*, which it is dealt in

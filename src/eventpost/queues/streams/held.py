@@ -105,7 +105,7 @@ def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
 class Lane:
     """One endpoint's events in hand, and how many wait on the server."""
 
-    __slots__ = ("again", "key", "ready", "sweep_at", "url", "waiting")
+    __slots__ = ("again", "key", "ready", "url", "waiting")
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -114,8 +114,6 @@ class Lane:
         self.again: list[tuple[float, int, Held, int]] = []
         self.waiting: dict[int, int] = {}
         """By part: events that nobody has claimed, as of the last look, and what was put here since."""
-        self.sweep_at: dict[int, str] = {}
-        """By part: where to go on looking for what others let go of."""
 
     def in_hand(self, now: float) -> int:
         """Return how many events could be handed out without asking for more."""

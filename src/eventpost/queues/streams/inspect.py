@@ -20,7 +20,7 @@ from .client import SCRIPTS, Command, Fault, Login
 from .count import Outcomes, read
 from .entry import unpack
 from .names import check_name, lane_key, prefix
-from .route import Away, Route
+from .route import Away, Denied, Route
 from .server import FORMAT, remedy
 from .shown import DeadLetter, FleetStatus, LaneStatus, Member, Seen, ShardStatus, as_dict
 
@@ -65,6 +65,8 @@ class Fleet:
     def _ask(self, shard: int, *calls: Command) -> list[Any]:
         try:
             answers = self._route.ask(shard, calls, monotonic() + self._timeout_s)
+        except Denied as denied:
+            raise RedisUnusable(remedy(denied.fault)) from None
         except Away as away:
             raise QueueUnavailable(str(away), reason="redis_unavailable") from None
         for answer in answers:

@@ -17,7 +17,7 @@ from ..protocol import Durability
 from . import check
 from .client import SCRIPTS, Fault
 from .names import prefix
-from .route import Away, Route
+from .route import Away, Denied, Route
 
 FORMAT: Final = 1
 _AGAIN_S: Final = 60.0
@@ -66,6 +66,8 @@ class Server:
             try:
                 if not self.joined or self._news != self._route.news or self._is_old:
                     self._ask(deadline)
+            except Denied as denied:
+                raise QueueUnavailable(remedy(denied.fault), reason="redis_unusable") from None
             except Away as away:
                 raise QueueUnavailable(str(away), reason="redis_unavailable") from None
             finally:
@@ -101,12 +103,15 @@ class Server:
             if self.unusable:
                 return
         problems = []
-        self.facts = {}
+        away: Away | None = None
         shards = range(self.shards) if self._route.address.kind == "cluster" else range(1)
         for shard in shards:
-            answers = self._route.ask(shard, check.QUESTIONS, deadline)
+            left_s = (deadline - monotonic()) / (len(shards) - shard)  # one that is away must leave time for the others
             try:
-                facts = check.read(answers)
+                facts = check.read(self._route.ask(shard, check.QUESTIONS, monotonic() + left_s))
+            except Away as error:
+                away = error
+                continue
             except ValueError as error:
                 problems.append(str(error))
                 continue
@@ -114,6 +119,8 @@ class Server:
             problem = check.fault(facts)
             if problem:
                 problems.append(problem)
+        if away is not None and not self.facts:
+            raise away
         self.unusable = problems[0] if problems else ""
         kept = [check.kept(facts, self._asked, self._replicas) for facts in self.facts.values()]
         if kept:
@@ -179,7 +186,7 @@ def remedy(fault: Fault) -> str:
         return f"the server lets nobody in without the right user and password: {fault}"
     if fault.code == "NOPERM":
         return (
-            f"the server's user may not do this ({fault}): allow +@read +@write +@stream +@scripting +info +wait "
-            "and the keys {NAME:*"
+            f"the server's user may not do this ({fault}): allow +@read +@write +@stream +@scripting +time "
+            "+info +wait +waitaof, in a cluster +cluster, and the keys ~{NAME:*"
         )
     return f"the server cannot hold a queue: {fault}"

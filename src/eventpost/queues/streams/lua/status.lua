@@ -1,8 +1,7 @@
 -- One part, as it is.  Changes nothing.
 -- Returns: now in ms, "sum", dead letters, then for each lane: URL, events nobody has claimed, entries, entries that are
 -- pending, the oldest entry's id, and a list of consumers: name, entries pending, idle ms.
-local now = redis.call('TIME')
-local out = {tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000), redis.call('HGETALL', SUM), redis.call('XLEN', DEAD)}
+local out = {now_ms(), redis.call('HGETALL', SUM), redis.call('XLEN', DEAD)}
 local lanes = redis.call('HGETALL', P .. 'digests')
 for at = 1, #lanes, 2 do
   local url, key = lanes[at], stream(lanes[at + 1])
