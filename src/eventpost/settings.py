@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .defaults import FloatDefault, IntDefault, StrDefault
 from .queues.memory import MemoryQueue
-from .queues.place import NAME, SharedQueue
+from .queues.place import LEASE_S, NAME, SharedQueue
 from .queues.protocol import Queue
 from .transports.build import build_http_transport
 from .transports.protocol import Transport
@@ -64,6 +64,7 @@ TIMEOUT_S: Final = FloatDefault(10)
 CLOSE_TIMEOUT_S: Final = FloatDefault(10)
 SENDER: Final = StrDefault("thread")
 QUEUE_NAME: Final = StrDefault(NAME)
+QUEUE_LEASE_S: Final = FloatDefault(LEASE_S)
 
 SETTINGS: Final[dict[str, Setting]] = {
     setting.name: setting
@@ -122,6 +123,14 @@ SETTINGS: Final[dict[str, Setting]] = {
             without="the URL's",
         ),
         Setting(
+            "queue_lease_s",
+            QUEUE_LEASE_S,
+            "EVENTPOST_QUEUE_LEASE_S",
+            float,
+            "seconds until others may take what a sender claimed and did not renew; the same for a whole fleet",
+            lowest=1,
+        ),
+        Setting(
             "queue_ca",
             None,
             "EVENTPOST_QUEUE_CA",
@@ -169,7 +178,11 @@ def shared_queue(url: str | None = None, name: str | None = None) -> SharedQueue
         with open(file, encoding="utf-8") as lines:
             password = lines.readline().rstrip("\r\n")
     return SharedQueue(
-        found, str(name or setting("queue_name", QUEUE_NAME)), password or None, setting("queue_ca", None)
+        found,
+        str(name or setting("queue_name", QUEUE_NAME)),
+        password or None,
+        setting("queue_ca", None),
+        float(setting("queue_lease_s", QUEUE_LEASE_S)),
     )
 
 

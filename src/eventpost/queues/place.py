@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .streams.view import StreamsView
 
 NAME: Final = "eventpost"
+LEASE_S: Final = 60.0
 VIEW_TIMEOUT_S: Final = 5.0
 _MISSING: Final = "a queue in Redis or Valkey needs one more package: pip install 'eventpost[redis]'"
 
@@ -25,13 +26,15 @@ _MISSING: Final = "a queue in Redis or Valkey needs one more package: pip instal
 class SharedQueue:
     """A queue that machines share, by its URL and what is said beside it.  Its ``repr`` and ``str`` hold no secret.
 
-    ``name``: the queue's; ``password``: instead of the URL's; ``ca``: file or folder of authorities for TLS.
+    ``name``: the queue's; ``password``: instead of the URL's; ``ca``: file or folder of authorities for TLS;
+    ``lease_s``: for how long a claim holds that is not renewed.
     """
 
     url: str = field(repr=False)
     name: str = NAME
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
+    lease_s: float = LEASE_S
 
     def open(self, **more: Any) -> RedisStreamsQueue:
         """Return the queue, for who puts or sends; ``more``: as RedisStreamsQueue.
@@ -42,7 +45,9 @@ class SharedQueue:
             from .streams import RedisStreamsQueue  # noqa: PLC0415 - redis is an extra
         except ModuleNotFoundError as error:
             raise _missing(error) from None
-        return RedisStreamsQueue(self.url, name=self.name, password=self.password, ca=self.ca, **more)
+        given: dict[str, Any] = {"name": self.name, "password": self.password, "ca": self.ca, "lease_s": self.lease_s}
+        made: RedisStreamsQueue = RedisStreamsQueue(self.url, **given, **more)
+        return made
 
     def view(self, *, timeout_s: float = VIEW_TIMEOUT_S) -> StreamsView:
         """Return the queue as it is seen from outside.  Raises RedisUnusable, ValueError."""

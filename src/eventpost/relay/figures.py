@@ -15,6 +15,9 @@ from typing import Any, Final
 
 from ..doors.dispatcher import EventDispatcher
 from ..errors import EventpostError
+from ..queues.journal.view import JournalView
+from ..queues.shown import count
+from ..queues.view import Status
 from .children import Slot
 from .holding import Holding
 from .state import Monitor, journal_as_dict, write_state
@@ -93,6 +96,16 @@ class Figures:
         return next_s
 
     def _count(self, holding: Holding, dispatcher: EventDispatcher | None) -> dict[str, Any]:
+        """Return a queue's part, with what has spilled of it here."""
+        found = self._look(holding, dispatcher)
+        if holding.spill is not None and os.path.isdir(holding.spill):
+            try:
+                found = _with_spill(found, JournalView(holding.spill).status())
+            except OSError as error:
+                found["needs"] = [*found["needs"], f"{holding.spill} cannot be counted: {error.strerror or error}"]
+        return found
+
+    def _look(self, holding: Holding, dispatcher: EventDispatcher | None) -> dict[str, Any]:
         """Return a queue's part; where it can't be counted, what was last known of it, and why."""
         place = holding.view.place
         try:
@@ -107,6 +120,25 @@ class Figures:
         found["needs"] = [*found["needs"], *holding.complaints()]
         self._known[place] = found
         return found
+
+
+def _with_spill(found: dict[str, Any], spill: Status) -> dict[str, Any]:
+    """Return a queue's part with what waits on this machine for its server: that is accepted, and queued.
+
+    What has moved on is settled there, and counted by the queue.
+    """
+    dropped = dict(found["dropped"])
+    for reason, events in spill.dropped.items():
+        dropped[reason] = dropped.get(reason, 0) + events
+    kept = spill.queued + spill.dead
+    needs = list(spill.needs)
+    if kept:
+        needs.append(f"{count(kept, 'event')} in {spill.place} until the queue's server takes them")
+    return found | {
+        "accepted": found["accepted"] + kept + sum(spill.dropped.values()), "queued": found["queued"] + spill.queued,
+        "dead": found["dead"] + spill.dead, "dropped": dropped, "needs": [*found["needs"], *needs],
+        "spilled": spill.queued, "closes": found["closes"] and spill.closes,
+    }  # fmt: skip
 
 
 def _unknown(path: str) -> dict[str, Any]:

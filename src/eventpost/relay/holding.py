@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import RedisUnusable
 from ..queues.journal import JournalQueue, inspect
+from ..queues.journal.folder import resolved
+from ..queues.journal.orphans import Adopt
 from ..queues.journal.probe import why_full_or_gone
 from ..queues.journal.view import JournalView
 from ..queues.place import SharedQueue
@@ -30,12 +32,14 @@ class Holding(NamedTuple):
     """One queue, as the main process has it.
 
     ``bytes_max``: its bound, None where it is another process's to know.  ``look``: looks for what workers left.
+    ``spill``: the folder that takes what comes while the queue is away.
     """
 
     queue: Queue
     view: View
     bytes_max: int | None
     look: Callable[[], object]
+    spill: str | None = None
 
     def complaints(self) -> list[str]:
         """Return what a shared queue's server does not keep of what was asked for, for people."""
@@ -71,8 +75,7 @@ def open_store(settings: RelaySettings) -> Store:
     """Return what a worker puts into.  Raises JournalUnusable, RedisUnusable."""
     shared = settings.shared
     if shared is not None:
-        view = shared.view(timeout_s=PROBE_TIMEOUT_S)
-        return Store(_open_shared(shared, settings), True, lambda: view.why_not(settings.bytes_max))
+        return _store_shared(shared, settings)
     journal = JournalQueue(
         settings.journal[0], _level(settings), settings.bytes_max,
         adopt="never", group=settings.shared_with, allow_network_fs=True,
@@ -87,20 +90,41 @@ def _level(settings: RelaySettings) -> Literal["os", "fsync"]:
     return "os" if settings.durability == "os" else "fsync"
 
 
-def _open_shared(shared: SharedQueue, settings: RelaySettings) -> Queue:
-    more: dict[str, Any] = {"bytes_max": settings.bytes_max, "replicas": settings.replicas}
-    queue = shared.open(durability=settings.durability, **more)
-    queue.sends = settings.send
+def _store_shared(shared: SharedQueue, settings: RelaySettings) -> Store:
+    view = shared.view(timeout_s=PROBE_TIMEOUT_S)
+    spill = _open_spill(settings, adopt="never" if settings.send else "elected")
+    queue = _open_shared(shared, settings, spill)
+
+    def why_not() -> str | None:
+        why = view.why_not(settings.bytes_max)
+        if why is None or why == "queue_full" or spill is None:
+            return why
+        durable = settings.durability != "os"
+        return why_full_or_gone(spill.folder, bytes_max=settings.bytes_max, durable=durable)
+
+    return Store(queue, True, why_not)
+
+
+def _open_spill(settings: RelaySettings, *, adopt: Adopt) -> JournalQueue | None:
+    """Return the journal that stands in while the server is away.  What dead workers left there, who sends moves on."""
+    if settings.spill is None:
+        return None
+    return JournalQueue(settings.spill, _level(settings), settings.bytes_max, adopt=adopt)
+
+
+def _open_shared(shared: SharedQueue, settings: RelaySettings, spill: JournalQueue | None) -> Queue:
+    more: dict[str, Any] = {"bytes_max": settings.bytes_max, "replicas": settings.replicas, "spill": spill}
+    queue: Queue = shared.open(durability=settings.durability, **more)
     return queue
 
 
 def _shared(shared: SharedQueue, settings: RelaySettings) -> Holding:
     try:
         view = shared.view(timeout_s=LOOK_TIMEOUT_S)
-        queue = _open_shared(shared, settings)
+        queue = _open_shared(shared, settings, _open_spill(settings, adopt="always") if settings.send else None)
     except (RedisUnusable, ValueError) as error:
         raise CannotStart(str(error)) from error
-    return Holding(queue, view, settings.bytes_max, lambda: None)
+    return Holding(queue, view, settings.bytes_max, lambda: None, settings.spill and resolved(settings.spill))
 
 
 def _journal(path: str, settings: RelaySettings, *, own: bool) -> Holding:
