@@ -63,6 +63,14 @@ def demo(
     raise typer.Exit(run_demo(keep=keep))
 
 
+@app.command("demo-fleet")
+def demo_fleet() -> None:
+    """Show two relays, two senders and two applications on one Valkey, and a kill -9 of each kind, counted."""
+    from .demo_fleet import run_demo_fleet  # noqa: PLC0415 - it loads the HTTP client
+
+    raise typer.Exit(run_demo_fleet())
+
+
 @app.command()
 def send(
     *,
