@@ -267,6 +267,7 @@ def play(fleet: Fleet) -> None:
         fleet.start(name)
         if name == "server" and not fleet.server.wait():
             raise DemoError("the server did not start again in time")
+        wait(0.7)
     if not wait(START_TIMEOUT_S, lambda: all(map(fleet.ready, fleet.ports))):
         raise DemoError("the relays were not ready again in time")
     wait(2)
