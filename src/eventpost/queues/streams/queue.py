@@ -182,6 +182,14 @@ class RedisStreamsQueue:
         """Return what was asked for and what was checked, as plain values; no secrets."""
         return {"writer": self.writer, **self._server.describe()}
 
+    def look_at_server(self) -> None:
+        """See whether the server is still what it was, if that is due: for who neither puts nor sends.
+
+        Waits at most ``timeout_s``; raises nothing.
+        """
+        self._server.look_again(monotonic() + self._timeout_s)
+        self._say()
+
     def _tell(self, signal: Signal) -> None:
         self._signals.append(signal)
 
