@@ -21,8 +21,8 @@ from eventpost.doors.dispatcher import EventDispatcher
 from eventpost.errors import QueueFull
 from eventpost.event import Envelope, Event, LogEvent
 from eventpost.queues.journal import JournalQueue
-from eventpost.queues.place import SharedQueue
 from eventpost.queues.memory import MemoryQueue
+from eventpost.queues.place import SharedQueue
 from eventpost.sender.retry import RetryPolicy
 from eventpost.testing.transports import RecordingTransport
 from eventpost.transports.pool import PoolTransport

@@ -94,6 +94,9 @@ def test_a_sum_that_does_not_close_for_a_moment_is_no_news() -> None:
     assert verdict(odd, NOW, unclosed_s=1.0)["level"] == "good"
     answer = verdict(odd, NOW, unclosed_s=10.0)
     assert (answer["level"], answer["headline"], len(answer["reasons"])) == ("bad", "The sum does not close", 1)
+    assert "eventpost verify" in said(answer)
+    shared = state(journal(kind="streams", accepted=101, closes=False))
+    assert "the queue's server came back without something" in said(verdict(shared, NOW, unclosed_s=10.0))
 
 
 def test_what_the_relay_turns_away_itself_is_bad() -> None:

@@ -101,7 +101,7 @@ def all_moved(queue: SpillQueue) -> bool:
     ],
     ids=lambda value: getattr(value, "reason", value),
 )
-def test_what_spills(error: QueueError, wanted: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_what_spills(error: QueueError, wanted: bool) -> None:
     """A first queue that can't store does, its own bound and its end do not."""
     assert spills(error) is wanted
 
