@@ -9,11 +9,12 @@ import time
 from importlib.util import find_spec
 
 import pytest
+import trustme
 
 from eventpost.event import Envelope, Event
 from eventpost.queues.protocol import Answer
 from eventpost.testing import Collector, Reply
-from redis_support import a_valkey
+from redis_support import a_redis, a_valkey, free_port
 from relay_support import wait_for as until
 from support import ALL, missing
 
@@ -268,3 +269,35 @@ def test_events_of_an_application_reach_the_queue_by_the_environment(queue):
     assert dispatcher.dispatch_event(LogEvent(URL, {"account_id": "1", "visitors": []}))
     dispatcher.close()
     assert until(lambda: queue.claim(URL, 5, ALL))[0].event.payload == b'{"account_id":"1","visitors":[]}'
+
+
+def test_a_user_with_few_rights_over_tls(eventpost, tmp_path, monkeypatch):
+    """The rights that docs/redis.md names are enough for every command; the authority comes from the environment."""
+    from eventpost import RedisStreamsQueue
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    own = tmp_path / "own.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(own))
+    port = free_port()
+    tls = {"tls_cert_file": str(own), "tls_key_file": str(own), "tls_ca_cert_file": str(tmp_path / "ca.pem")}
+    with a_redis(**tls, tls_port=str(port), tls_auth_clients="no") as server:
+        rights = "~{few:* +@read +@write +@stream +@scripting +time +info +wait -config"
+        assert server.ask("ACL", "SETUSER", "post", "on", f">{PASSWORD}", *rights.split()) == "+OK"
+        monkeypatch.setenv("EVENTPOST_QUEUE", f"rediss://post@localhost:{port}")
+        monkeypatch.setenv("EVENTPOST_QUEUE_NAME", "few")
+        monkeypatch.setenv("EVENTPOST_QUEUE_PASSWORD", PASSWORD)
+        assert "cannot be reached" in eventpost("status")[2] or "ertificate" in eventpost("status")[2]
+        monkeypatch.setenv("EVENTPOST_QUEUE_CA", str(tmp_path / "ca.pem"))
+        queue = RedisStreamsQueue(
+            f"rediss://post@localhost:{port}", name="few", password=PASSWORD, ca=str(tmp_path / "ca.pem")
+        )
+        bury(queue, URL, 1)
+        put(queue, URL, 2)
+        code, out, _ = eventpost("status")
+        assert (code, "accepted 2 = delivered 0 + queued 1 + dead 1" in out) == (0, True)
+        assert "appendonly no" in out
+        assert "u-2" in eventpost("tail")[1]
+        assert eventpost("dead", "retry", "--all")[1] == "retried 1\n"
+        assert eventpost("check", "--offline", "--listen", "127.0.0.1:0")[0] == 0
+        queue.close()
