@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -731,4 +731,58 @@ def test_a_child_starts_from_zero_and_moves_its_own(first: First, tmp_path: Path
     first.refusal = None
     until(lambda: all_moved(queue))
     assert 2 in first.taken
+    queue.close()
+
+
+def test_what_a_thread_overlooks_at_its_end_starts_the_next(first: First) -> None:
+    """A put that stores after the last look finds the thread still running, and starts none: the thread looks again."""
+    rounds: list[int] = []
+
+    def work() -> None:
+        rounds.append(len(rounds))
+        one.start()  # what a put does that came just now
+
+    one = carrier.Carrier(work, lambda: len(rounds) < 3, ManualClock(), lambda _: None)
+    del first
+    one.start()
+    until(lambda: len(rounds) == 3 and not one._running)
+    one.stop()
+    one.start()
+    assert len(rounds) == 3
+
+
+def test_a_refused_move_leaves_the_count_alive(queue: SpillQueue, first: First) -> None:
+    """What the first queue delivers while it takes no puts is seen."""
+    queue.put([event(0)])
+    first.refusal = AWAY
+    queue.put([event(1)])
+    queue.tend()
+    queue.ack(queue.claim(URL, 1, ALL))
+    stats = queue.stats()
+    assert (stats.accepted, stats.delivered, stats.queued) == (2, 1, 1)
+
+
+def test_a_purge_of_the_spill_gets_back_what_is_in_hand(tmp_path: Path, first: First) -> None:
+    """Events that wait for the server in the mover's hands are given back before anything of theirs is erased."""
+
+    class Recalling(JournalQueue):
+        recalls = False  # type: ignore[assignment]  # who erases sets it
+        held: ClassVar[list[int]] = []
+
+        def recalled(self) -> None:
+            self.held.append(self.stats().in_flight)
+
+    spill = Recalling(tmp_path)
+    queue = SpillQueue(first, spill)
+    first.refusal = AWAY
+    queue.put([event(number) for number in range(10)])
+    queue.tend()
+    assert spill.stats().in_flight == 10
+    spill.recalls = True  # type: ignore[misc]
+    queue.tend()
+    assert spill.held == [0]
+    spill.recalls = False  # type: ignore[misc]
+    first.refusal = None
+    until(lambda: all_moved(queue))
+    assert first.taken == list(range(10))
     queue.close()

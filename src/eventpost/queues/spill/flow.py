@@ -243,14 +243,16 @@ class Flow:
                 break
         return len(leases)
 
-    def give_back(self) -> None:
-        """Give back what is in hand: somebody erases events from the spill."""
-        if self._mover is None and self._working.acquire(False):
-            try:
-                in_hand, self._in_hand = self._in_hand, []
-                self._spill.release(in_hand)
-            finally:
-                self._working.release()
+    def give_back(self) -> bool:
+        """Give back what is in hand: somebody erases events from the spill.  False: it is being moved just now."""
+        if not self._working.acquire(False):
+            return False
+        try:
+            in_hand, self._in_hand = self._in_hand, []
+            self._spill.release(in_hand)
+        finally:
+            self._working.release()
+        return True
 
     def _put(self, leases: list[Lease]) -> None:
         move = Move(len(leases), self._first.stats(), self._spill.stats().delivered)

@@ -248,8 +248,7 @@ class SpillQueue:
 
     def _tend_spill(self) -> float | None:
         wait_s = self._spill.tend()
-        if getattr(self._spill, "recalls", False):
-            self._flow.give_back()
+        if getattr(self._spill, "recalls", False) and self._flow.give_back():
             self._spill.recalled()  # type: ignore[attr-defined]  # who recalls has it
         return wait_s
 
