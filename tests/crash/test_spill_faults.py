@@ -229,7 +229,7 @@ def test_events_reach_the_endpoint_while_the_server_is_killed_again_and_again(
 
 
 def test_what_a_killed_process_had_spilled_flows_from_the_next_one(server: RedisServer, tmp_path: Path) -> None:
-    """kill -9 in an outage, and once more while it flows back: what was accepted is at the server, in order."""
+    """Kill -9 in an outage, and once more while it flows back: what was accepted is at the server, in order."""
     name = next(NAMES)
     server.kill()
     code = "d = make('none'); put(d, range(2000)); say('end'); time.sleep(60)"
