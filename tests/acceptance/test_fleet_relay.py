@@ -263,6 +263,9 @@ def test_dead_letters_from_the_page(valkey: RedisServer, name: str) -> None:
         assert "visitor-7" not in json.dumps(letter)
         job = caller.change("retry", {"ids": [row["id"] for row in rows[:2]]})["job"]
         assert (job["state"], job["changed"]) == ("done", 2)
+        assert caller.change("retry", {"ids": ["0/1:x-1"]})["reason"] == "id"
+        assert caller.get("/letters?before=0/x")["reason"] == "id"
+        assert caller.get("/event?id=0/1:lane:1-1:1")["reason"] == "gone"
         job = caller.change("discard", {"matching": {"text": "broken_1", "reason": ""}})["job"]
         assert job["state"] == "done"
         wait_for(lambda: status(valkey, name).delivered == 2)
