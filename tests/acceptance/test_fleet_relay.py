@@ -204,6 +204,9 @@ def test_a_server_that_does_not_keep_what_is_asked(name: str) -> None:
     """The relay says so where somebody looks; one that evicts keys it does not use at all."""
     with a_valkey() as server, fleet_relay(server, name, endpoint="http://127.0.0.1:9/v1/events") as relay:
         wait_for(lambda: _metrics(relay, "eventpost_journal_needs", 1))
+        assert ask(relay.port, batch(1)).status == 204
+        code, _, err = relay.stop()
+        assert (code, "durability 'fsync' was asked for, 'os' is kept" in err) == (0, True)
     with a_valkey(maxmemory="64mb", maxmemory_policy="allkeys-lru") as server:
         refused = fleet_relay(server, name, endpoint="http://127.0.0.1:9/v1/events")
         with refused:
