@@ -95,6 +95,7 @@ def interrupted(work: Callable[[], Any], at: int, interrupt: Callable[[], None])
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 takes note of it only with the next settrace
     sys.settrace(trace)
     try:
         return work()
