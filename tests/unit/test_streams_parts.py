@@ -250,5 +250,6 @@ def test_a_server_that_is_not_ready_is_left_alone_like_one_that_is_away():
 def test_every_script_is_there():
     """They are data of the package: a wheel without them would be no queue."""
     wanted = {"put", "void", "claim", "settle", "bury", "hold", "letters", "tidy", "leave", "join", "status"}
+    wanted |= {"there", "reasons"}
     assert set(SCRIPTS) == wanted
     assert all(len(script.sha) == 40 for script in SCRIPTS.values())
