@@ -746,7 +746,11 @@ def test_a_large_leftover_is_taken_over_as_fast_as_it_is_claimed(server: RedisSe
     dead = RedisStreamsQueue(server.url, name=name, lease_s=0.2)
     for number in range(1000):
         dead.put([event(number)])
-    assert len(dead.claim(URL, 1000, ALL)) == 1000
+    claimed, until = 0, time.monotonic() + 10
+    while claimed < 1000 and time.monotonic() < until:  # no claim waits: a busy server may have more the next time
+        dead.tend()
+        claimed += len(dead.claim(URL, 1000, ALL))
+    assert claimed == 1000
     other = RedisStreamsQueue(server.url, name=name, lease_s=60.0)
     time.sleep(0.25)
     other._holding.lease_ms = 200  # what idle means to it; its own leases last as long as this test
