@@ -24,6 +24,7 @@ PARTS: dict[str, str] = {
     "power": "power loss: a disk that forgets what was not synced, at any moment; lost at fsync: 0",
     "purge": "the simulation, with purges of one visitor in the middle of anything, crashes and power loss too",
     "chaos": "a constant rate while endpoint, writers and senders fail; the sum each second; nothing grows",
+    "fleet": "the shared queue: processes, Valkey and Redis killed, stopped, cut off, emptied, filled up, mistimed",
     "outage": "the relay's endpoint away for ten minutes, the relay killed twice meanwhile; 0 lost, no storm after it",
     "mutation": "the code made wrong in one place at a time: a test notices, or it is explained",
 }
@@ -40,8 +41,9 @@ def main(words: list[str] | None = None) -> int:
         importlib.import_module(f"{__package__}.{name}").add_arguments(choices.add_parser(name, help=text))
     arguments = parser.parse_args(words)
     chosen = list(PARTS) if arguments.part == "all" else [arguments.part]
+    flags = ["--record"] if arguments.record else []
     for name in chosen:
-        options = parser.parse_args([name]) if arguments.part == "all" else arguments
+        options = parser.parse_args([*flags, name]) if arguments.part == "all" else arguments
         print(f"== {name}: {PARTS[name]}", flush=True)
         began = time.monotonic()
         figures = importlib.import_module(f"{__package__}.{name}").run(options)

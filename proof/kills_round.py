@@ -48,9 +48,9 @@ class ViolationError(AssertionError):
 class Processes:
     """The parent of all processes of all rounds, from outside: one command a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         self.parent = subprocess.Popen(
-            [sys.executable, "-m", "proof.kills_children"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def do(self, what: str, **command: Any) -> Any:
@@ -71,9 +71,9 @@ class Processes:
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
+def processes(module: str = "proof.kills_children") -> Iterator[Processes]:
     """Give a parent that forks."""
-    there = Processes()
+    there = Processes(module)
     try:
         yield there
     finally:

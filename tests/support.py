@@ -30,7 +30,7 @@ def missing(what: str) -> NoReturn:
     """Skip a test because a tool is missing; where CI is set that is a failure: CI installs everything."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
-    pytest.skip(f"needs {what}")
+    pytest.skip(f"needs {what}", allow_module_level=True)
 
 
 def fetched(cache: pytest.Cache, *wanted: str) -> Path:
@@ -95,6 +95,7 @@ def interrupted(work: Callable[[], Any], at: int, interrupt: Callable[[], None])
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 takes note of it only with the next settrace
     sys.settrace(trace)
     try:
         return work()

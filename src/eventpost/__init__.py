@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .event import LogEvent as LogEvent
     from .queues.journal import JournalQueue as JournalQueue
     from .queues.memory import MemoryQueue as MemoryQueue
+    from .queues.streams import RedisStreamsQueue as RedisStreamsQueue
     from .sender.retry import RetryPolicy as RetryPolicy
     from .watch.ledger import Report as Report
 
@@ -34,9 +35,11 @@ _WHERE = {
     "LogEvent": "event",
     "MemoryQueue": "queues.memory",
     "OptimizelyFactory": "doors.factory",
+    "RedisStreamsQueue": "queues.streams",
     "Report": "watch.ledger",
     "RetryPolicy": "sender.retry",
 }
+_EXTRAS = {"optimizely": "the official SDK", "redis": "redis-py"}
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "LogEvent",
     "MemoryQueue",
     "OptimizelyFactory",
+    "RedisStreamsQueue",
     "Report",
     "RetryPolicy",
     "__version__",
@@ -60,10 +64,11 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f".{where}", __name__), name)
     except ModuleNotFoundError as error:
-        if error.name != "optimizely":
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
             raise
-        remedy = f"eventpost.{name} needs the official SDK: pip install 'eventpost[optimizely]'"
-        raise ModuleNotFoundError(remedy, name="optimizely") from None
+        remedy = f"eventpost.{name} needs {extra}: pip install 'eventpost[{error.name}]'"
+        raise ModuleNotFoundError(remedy, name=error.name) from None
     globals()[name] = value
     return value
 

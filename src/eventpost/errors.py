@@ -8,6 +8,7 @@
         QueueUnavailable      the queue cannot store (disk full, folder gone, closed); the reason is in ``reason``
         EventTooLarge         this one event can never be stored
       JournalUnusable         JournalQueue(path): the folder cannot be used; the message says what to do
+      RedisUnusable         RedisStreamsQueue(url): the server cannot hold a queue; the message says what to do
       UnencodableEvent        this one event cannot be written as JSON
       InvalidEvent            this one event cannot be sent as it is: its URL, verb or headers make no request
 
@@ -52,6 +53,10 @@ class EventTooLarge(QueueError):  # noqa: N818 - names a state, like QueueFull
 
 class JournalUnusable(EventpostError, OSError):  # noqa: N818 - names a state, like QueueFull
     """The journal's folder cannot be used; raised by the constructor only, with the remedy in the message."""
+
+
+class RedisUnusable(EventpostError):  # noqa: N818 - names a state, like QueueFull
+    """The server answers but cannot hold a queue: too old, evicts keys, denies commands, or does not let us in."""
 
 
 class UnencodableEvent(EventpostError, ValueError):  # noqa: N818 - names a state, like QueueFull

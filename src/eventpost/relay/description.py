@@ -41,14 +41,18 @@ DOOR: Final[Reasons] = {
     429: ("too_fast",),
     503: (
         "queue_full", "disk_full", "folder_gone", "permission", "sync_timeout", "sync_failed", "disk", "reentrant",
-        "forked", "no_descriptors", "queue_unavailable", "busy", "closed", "test_run",
+        "forked", "no_descriptors", "queue_unavailable", "redis_unavailable", "redis_full", "redis_unconfirmed",
+        "redis_unusable", "busy", "closed", "test_run",
     ),
 }  # fmt: skip
 READY: Final[Reasons] = {
-    503: ("queue_full", "disk_full", "folder_gone", "permission", "no_descriptors", "disk", "closed"),
-}
+    503: (
+        "queue_full", "disk_full", "folder_gone", "permission", "no_descriptors", "disk", "redis_unavailable",
+        "redis_full", "redis_unusable", "closed",
+    ),
+}  # fmt: skip
 METHOD: Final[Reasons] = {405: ("method",)}
-PAGE: Final[Reasons] = {401: ("page_token",), 403: ("page_off", "host"), 405: ("method",), 503: ("disk",)}
+PAGE: Final[Reasons] = {401: ("page_token",), 403: ("page_off", "host"), 405: ("method",), 503: ("disk", "queue")}
 GONE: Final[Reasons] = {404: ("gone",)}
 PLACE: Final[Reasons] = {400: ("id",)}
 STREAM: Final[Reasons] = {503: ("pages",)}

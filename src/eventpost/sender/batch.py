@@ -42,6 +42,13 @@ class Batch:
         """The largest number of claims among its events."""
         return max([lease.attempts for lease in self.leases])
 
+    def keep_live(self) -> bool:
+        """Forget those whose lease has ended: they are somebody else's by now.  False: none is left."""
+        if False in [lease.live for lease in self.leases]:
+            self.leases = [lease for lease in self.leases if lease.live]
+            self.size = body_size(self.envelope, self.leases)
+        return bool(self.leases)
+
     def split(self, at: int) -> tuple[Batch, Batch]:
         """Return the first ``at`` leases and the rest, each as a batch that keeps what is known of this one."""
         parts = []

@@ -208,6 +208,10 @@ class Sender:
         self._start(lane, batch)
 
     def _start(self, lane: Lane, batch: Batch) -> None:
+        if not batch.keep_live():  # it lingered while this process slept, and was taken over
+            if batch.probe:
+                lane.breaker.probe_vanished()
+            return
         body = batch.body()
         if self._on_request and not batch.started:
             self._tell_request(batch, body)

@@ -24,17 +24,30 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ... import __version__
+from ...errors import QueueUnavailable, RedisUnusable
 from ...event import Event
-from ...queues.journal.inspect import open_folder
-from ...queues.journal.shown import answer, headers, letter_as_dict, payload
+from ...queues.place import SharedQueue
+from ...queues.shown import answer, headers, letter_as_dict, payload
 from .. import answers
 from ..access import Access, Headers, Rate
 from ..answers import ASGIApp, Denied, Receive, Scope, Send
 from .events import EventsTail
 from .jobs import RETRY_PER_S, Action, Busy, Jobs
-from .letters import Choice, Letters
+from .letters import Choice
 from .live import Live, Window
-from .messages import Refusal, form_of, headers_of, is_browser, json_answer, json_body, no_disk, no_such, refuse
+from .messages import (
+    Refusal,
+    form_of,
+    headers_of,
+    is_browser,
+    json_answer,
+    json_body,
+    no_disk,
+    no_server,
+    no_such,
+    refuse,
+)
+from .parts import Parts, parts_of
 from .rows import Filter, event_row, indented, letter_row
 from .safety import Sessions, foreign, root_of, shared_key, with_headers
 
@@ -46,25 +59,30 @@ _FORGED: Final = "this request does not come from the page"
 
 
 def build_page(
-    *, run_dir: str, journals: Sequence[str], access: Access, visitor_ids: bool = False
+    *, run_dir: str, journals: Sequence[str], access: Access, shared: SharedQueue | None = None,
+    visitor_ids: bool = False,
 ) -> ASGIApp:  # fmt: skip
-    """Return the page as an application.  Raises as ``open_folder``, OSError where the run_dir can't be used."""
-    return with_headers(_Page(run_dir, journals, access, visitor_ids=visitor_ids))
+    """Return the page as an application, over journals' folders or a queue that machines share.
+
+    Raises as ``open_folder``, RedisUnusable, OSError where the run_dir can't be used.
+    """
+    parts = parts_of(journals, shared, visitor_ids=visitor_ids)
+    return with_headers(_Page(run_dir, parts, access, visitor_ids=visitor_ids))
 
 
 class _Page:
     """The paths, and the gate before them."""
 
-    def __init__(self, run_dir: str, journals: Sequence[str], access: Access, *, visitor_ids: bool) -> None:
+    def __init__(self, run_dir: str, parts: Parts, access: Access, *, visitor_ids: bool) -> None:
         self._access = access
         self._visitor_ids = visitor_ids
         self._sessions = Sessions(shared_key(run_dir))
         self._logins = Rate(LOGINS_PER_S)
         self._exports = 0
-        folders = [open_folder(path) for path in journals]
-        self._tail = EventsTail(folders, visitor_ids=visitor_ids)
-        self._letters = Letters(folders, visitor_ids=visitor_ids)
-        self._jobs = Jobs(run_dir, [folder.path for folder in folders], self._letters)
+        self._shared = parts.shared
+        self._tail = EventsTail(parts.events, visitor_ids=visitor_ids)
+        self._letters = parts.letters
+        self._jobs = Jobs(run_dir, parts.views, self._letters)
         window = Window(run_dir, self._tail, self._letters, self._jobs)
         self._live = Live(window, run_in_threadpool, run=self._sessions.run)
         self._html = Environment(
@@ -86,7 +104,14 @@ class _Page:
                 Route("/letters/export", self._export, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
             ],
-            exception_handlers={Refusal: refuse, OSError: no_disk, 404: no_such, 405: no_such},
+            exception_handlers={
+                Refusal: refuse,
+                OSError: no_disk,
+                QueueUnavailable: no_server,
+                RedisUnusable: no_server,
+                404: no_such,
+                405: no_such,
+            },
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,6 +154,7 @@ class _Page:
         page = self._page(
             "page.html", request.scope, token=self._sessions.token(cookie), run=self._sessions.run,
             visitor_ids=self._visitor_ids, login=self._sessions.is_login(cookie), per_s=RETRY_PER_S,
+            shared=self._shared,
         )  # fmt: skip
         if fresh:
             page.headers.append("set-cookie", self._cookie(request, cookie))
@@ -173,7 +199,7 @@ class _Page:
         try:
             seen = await run_in_threadpool(self._tail.find, id_)
         except KeyError:
-            detail = "it is settled, and gone with its segment: of what was delivered nothing is kept"
+            detail = "it is settled, and gone with what it lay in: of what was delivered nothing is kept"
             raise Refusal(404, "gone", detail) from None
         event = seen.event
         died = self._letters.origins.get(id_)

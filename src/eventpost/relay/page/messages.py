@@ -92,6 +92,11 @@ async def no_disk(_: Request, error: Exception) -> Response:
     return json_answer({"reason": "disk", "detail": f"the disk did not do it: {said}"}, 503)
 
 
+async def no_server(_: Request, error: Exception) -> Response:
+    """Answer what the server of a shared queue did not do."""
+    return json_answer({"reason": "queue", "detail": f"the queue's server did not do it: {error}"}, 503)
+
+
 async def no_such(_: Request, error: Exception) -> Response:
     """Answer a path that there is not, or a method."""
     if getattr(error, "status_code", 404) == 404:
