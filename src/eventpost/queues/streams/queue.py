@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Final, get_args
 
-from ...clock import Clock
+from ...clock import Clock, SystemClock
+from ...errors import QueueUnavailable
 from ...event import Event
+from ...sender.primitives import get_ident, is_mine
+from ...transports.tls import find_authorities
 from ...watch.signals import Signal
 from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
+from .address import parse
+from .claims import Claims
+from .client import SCRIPTS, Login
+from .commit import Commit
+from .count import Count
+from .keeper import Keeper
+from .names import check_name, writer_id
+from .route import Route
+from .server import Server
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 DAY_S: Final = 86_400.0
+SHARDS_MAX: Final = 1024
+_LOCK_TIMEOUTS: Final = 3
+"""How many of the server's timeouts a caller waits for the sender to be done with the queue."""
 
 
 class RedisStreamsQueue:
@@ -71,73 +90,225 @@ class RedisStreamsQueue:
         ca: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        raise NotImplementedError
+        if overflow not in get_args(Overflow):
+            raise ValueError(f"overflow must be one of {', '.join(map(repr, get_args(Overflow)))}, not {overflow!r}")
+        if durability not in ("os", "fsync", "host"):
+            raise ValueError(f"durability must be 'os', 'fsync' or 'host', not {durability!r}")
+        if durability == "host" and replicas < 1:
+            raise ValueError("durability 'host' needs replicas=1 or more: one server's machine can be lost")
+        for what, value, least in (
+            ("shards", shards, 1), ("bytes_max", bytes_max, 1), ("block_timeout_s", block_timeout_s, 0),
+            ("lease_s", lease_s, 0.05), ("timeout_s", timeout_s, 0.01), ("dead_bytes_max", dead_bytes_max, 1),
+            ("dead_age_max_s", dead_age_max_s, 0), ("replicas", replicas, 0),
+        ):  # fmt: skip
+            if value is not None and not value >= least:
+                raise ValueError(f"{what} must be at least {least:g}, not {value!r}")
+        if shards > SHARDS_MAX:
+            raise ValueError(f"shards must be at most {SHARDS_MAX}, not {shards}")
+        address = parse(url, username=username, password=password)
+        authorities = find_authorities(ca) if address.tls else None
+        self.emit: Callable[[Signal], None] = _nobody
+        self.sends = True
+        self.name = check_name(name)
+        self.overflow: Overflow = overflow
+        self.lease_s: float = lease_s
+        self.clock: Clock = clock or SystemClock()
+        self._signals: deque[Signal] = deque()
+        self._timeout_s = timeout_s
+        login = Login(
+            username=address.username, password=address.password, database=address.database, authorities=authorities
+        )
+        sentinel_login = Login(
+            username=None, password=address.sentinel_password, database=0, authorities=authorities
+        )
+        self._route = Route(address, login, sentinel_login, self.name)
+        self._server = Server(self._route, shards=shards, asked=durability, replicas=replicas, emit=self._tell)
+        self._claims = Claims(
+            self._route, self._server, self.clock, lease_s=lease_s, timeout_s=timeout_s,
+            dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s, emit=self._tell,
+        )  # fmt: skip
+        self._commit = Commit(
+            self._route, self._server, bytes_max=bytes_max, overflow=overflow, block_timeout_s=block_timeout_s,
+            timeout_s=timeout_s, is_sender=lambda: get_ident() == self._claims.claimer,
+        )  # fmt: skip
+        self._count = Count(self._route, self._server, self._commit, self._claims, timeout_s=timeout_s)
+        self._keeper = Keeper(
+            self._route, self._server, self._commit, self._claims, lease_s=lease_s, timeout_s=timeout_s
+        )
+        self._start_from_zero()
+        self._server.first_look(monotonic() + timeout_s)
+        self._say()
 
-    emit: Callable[[Signal], None]
-    """Takes what happens; a dispatcher sets it."""
-    sends: bool
-    """Whether this process delivers; False leaves that to others.  A dispatcher sets it."""
-    writer: str
-    """This process's name on the server: as a writer of entries, and as a consumer."""
-    lease_s: float
+    def _start_from_zero(self) -> None:
+        self.writer = writer_id(socket.gethostname(), os.getpid(), os.urandom(4))
+        self._signals.clear()
+        self._commit.reset(self.writer)
+        self._claims.reset(self.writer, self._commit.arrived)
+        self._count.reset()
+        self._keeper.reset()
+        self._working = False
+        self._close_when_done = False
+        self._last = QueueStats()
+        self._closed: QueueStats | None = None
 
     @property
     def durability(self) -> Durability:
         """What the server confirmed that a returned put survives; at most what was asked for."""
-        raise NotImplementedError
+        return self._server.kept.level
 
     def describe(self) -> dict[str, Any]:
         """Return what was asked for and what was checked, as plain values; no secrets."""
-        raise NotImplementedError
+        return {"writer": self.writer, **self._server.describe()}
+
+    def _tell(self, signal: Signal) -> None:
+        self._signals.append(signal)
+
+    def _say(self) -> None:
+        """Tell what happened, once no lock is held: an observer may call anything, and wait for anybody."""
+        while self._signals and not is_mine(self._claims.lock):
+            try:
+                signal = self._signals.popleft()
+            except IndexError:  # another thread said it
+                return
+            self.emit(signal)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[bool]:
+        """Hold the claims' lock.  False: this interrupts something that holds it on this thread, and must not go on."""
+        if not self._claims.lock.acquire(True, self._timeout_s * _LOCK_TIMEOUTS):
+            yield False
+            return
+        try:
+            if self._working:
+                yield False
+                return
+            self._working = True
+            try:
+                yield True
+            finally:
+                self._working = False
+        finally:
+            self._claims.lock.release()
+            if self._close_when_done:
+                self._close_when_done = False
+                self.close()
+            if self._signals:
+                self._say()
 
     def put(self, events: Sequence[Event]) -> None:
         """See Queue.put.  Waits at most ``timeout_s`` for the server, and not at all while that is known to be away."""
-        raise NotImplementedError
+        try:
+            self._commit.put(events)
+        finally:
+            if self._signals:
+                self._say()
 
     def lanes(self) -> Sequence[str]:
         """See Queue.lanes."""
-        raise NotImplementedError
+        with self._claims.lock:
+            self._claims.take_note()
+            lanes = list(self._claims.lanes.values())
+        return [lane.url for lane in lanes if lane.ready or lane.again or any(lane.waiting.values())]
 
     def claim(self, lane: str, events_max: int, bytes_max: int) -> list[Lease]:
         """See Queue.claim."""
-        raise NotImplementedError
+        with self._at_work() as may:
+            if not may or self._closed is not None:
+                return []
+            leases = self._claims.claim(lane, events_max, bytes_max)
+            if not leases and self._keeper.look_if_old():
+                leases = self._claims.claim(lane, events_max, bytes_max)
+            return leases
 
     def pending(self, lane: str) -> int:
         """See Queue.pending; as of the last look, at most 50 ms ago while the sender is awake."""
-        raise NotImplementedError
+        return self._claims.pending(lane)
 
     def next_due_s(self) -> float | None:
         """See Queue.next_due_s."""
-        raise NotImplementedError
+        return self._claims.next_due_s()
 
     def ack(self, leases: Sequence[Lease]) -> None:
         """See Queue.ack.  Raises QueueUnavailable if the server could not be told: ask again."""
-        raise NotImplementedError
+        with self._at_work() as may:
+            if not may:
+                raise QueueUnavailable("the queue is busy", reason="redis_unavailable")
+            self._claims.ack(leases)
 
     def release(self, leases: Sequence[Lease], delay_s: float = 0.0) -> None:
         """See Queue.release.  Tells the server with the next look."""
-        raise NotImplementedError
+        with self._claims.lock:
+            self._claims.release(leases, delay_s)
 
     def bury(self, leases: Sequence[Lease], reason: str, answer: Answer | None = None) -> None:
         """See Queue.bury.  Raises QueueUnavailable if the server could not be told."""
-        raise NotImplementedError
+        with self._at_work() as may:
+            if not may:
+                raise QueueUnavailable("the queue is busy", reason="redis_unavailable")
+            self._claims.bury(leases, reason, answer)
 
     def tend(self) -> float | None:
         """See Queue.tend."""
-        raise NotImplementedError
+        with self._at_work() as may:
+            return self._keeper.tend() if may and self._closed is None else None
 
     def sync(self, timeout_s: float) -> bool:
-        """See Queue.sync: asks the server for what was asked of it (WAIT, WAITAOF)."""
-        raise NotImplementedError
+        """See Queue.sync: True if nothing that was put is still unanswered, and it is as safe as was asked for."""
+        with self._at_work() as may:
+            return may and self._closed is None and self._commit.void_what_is_unsure(monotonic() + timeout_s)
 
     def stats(self) -> QueueStats:
         """See Queue.stats.  The last known figures while the server is away; never raises."""
-        raise NotImplementedError
+        if self._closed is not None:
+            return self._closed
+        with self._at_work() as may:
+            if may:
+                self._last = self._count.stats()
+            return self._last
 
     def after_fork_in_child(self) -> None:
         """See Queue.after_fork_in_child: a new writer with new connections."""
-        raise NotImplementedError
+        closed = self._closed is not None
+        self._route.reset()
+        self._server.reset()
+        self._start_from_zero()
+        if closed:
+            self._commit.closed = True
+            self._closed = QueueStats()
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """See Queue.close.  What is not delivered stays on the server, where any sender may take it."""
-        raise NotImplementedError
+        """See Queue.close.  What is not delivered stays on the server, where any sender may take it.
+
+        In a signal handler that interrupts something here, the rest is done when that has ended.
+        """
+        self._commit.closed = True
+        if self._closed is not None:
+            return
+        with self._at_work() as may:
+            if not may:
+                self._close_when_done = self._working
+                return
+            if self._closed is None:
+                self._end(monotonic() + min(timeout_s, self._timeout_s))
+
+    def _end(self, deadline: float) -> None:
+        if self._server.joined:
+            self._commit.void_what_is_unsure(deadline)
+            leave = (SCRIPTS["leave"], 1)
+            self._route.ask_all(
+                [
+                    (shard, [(*leave, self._claims.key(shard), self.writer, int(self.lease_s * 1000))])
+                    for shard in range(self._server.shards)
+                ],
+                deadline,
+            )
+        self._claims.close()
+        self._closed = self._last = self._count.stats()
+        self._route.close()
+
+    def __repr__(self) -> str:
+        return f"RedisStreamsQueue({self._route.address}, name={self.name!r}, {self._last})"
+
+
+def _nobody(signal: Signal) -> None:
+    del signal

@@ -1,0 +1,121 @@
+"""What an URL says about where the server is; pure.
+
+::
+
+    redis://[user:password@]host[:port][/database]
+    rediss://...                                      TLS
+    unix://[user:password@]/path/of/the/socket[?db=0]
+    redis+sentinel://[user:password@]host[:port],host[:port]/service[/database]      rediss+sentinel://...
+    redis+cluster://[user:password@]host[:port],host[:port]                          rediss+cluster://...
+
+``valkey`` may stand for ``redis`` in any of them.  A sentinel's own password: ``?sentinel_password=``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+Kind = Literal["single", "sentinel", "cluster"]
+
+
+class Place(NamedTuple):
+    """One server: a host and a port, or, with port 0, the path of a socket."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{shown}:{self.port}" if self.port else self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to find a queue's server, and what to say there.  ``repr`` and ``str`` hold no password."""
+
+    kind: Kind
+    places: tuple[Place, ...]
+    tls: bool = False
+    database: int = 0
+    service: str = ""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    sentinel_password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        scheme = ("rediss" if self.tls else "redis") + ("" if self.kind == "single" else f"+{self.kind}")
+        if not self.places[0].port:
+            scheme = "unix"
+        path = "".join(f"/{part}" for part in (self.service, self.database or "") if part)
+        return f"{scheme}://{','.join(map(str, self.places))}{path}"
+
+
+def parse(url: str, *, username: str | None = None, password: str | None = None) -> Address:
+    """Read an URL.  Raises ValueError, which never quotes what could be a password."""
+    if not isinstance(url, str):
+        raise TypeError(f"url must be text, not {type(url).__name__}")
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower().replace("valkey", "redis", 1)
+    base, _, suffix = scheme.partition("+")
+    if base not in ("redis", "rediss", "unix") or suffix not in ("", "sentinel", "cluster") or not rest:
+        raise ValueError(
+            "url must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// and name a server"
+        )
+    try:
+        address = _unix(rest) if base == "unix" else _network(rest, suffix, tls=base == "rediss")
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"url cannot be read: {scheme}://[user:password@]host[:port]... (percent-encode '@', ':', '/', '?' and '#' "
+            "in a user or password)"
+        ) from None
+    if username is not None or password is not None:
+        address = replace(address, username=username or address.username, password=password or address.password)
+    return address
+
+
+def _unix(rest: str) -> Address:
+    if "@" in rest:
+        login, _, rest = rest.rpartition("@")
+        user, secret = _login(login)
+    else:
+        user = secret = None
+    path, _, query = rest.partition("?")
+    if not path:
+        raise ValueError
+    options = dict(parse_qsl(query))
+    place = Place(unquote(path), 0)
+    return Address("single", (place,), database=int(options.get("db", 0)), username=user, password=secret)
+
+
+def _network(rest: str, suffix: str, *, tls: bool) -> Address:
+    parts = urlsplit(f"//{rest}")
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, secret = _login(login)
+    port = _SENTINEL_PORT if suffix == "sentinel" else _PORT
+    places = tuple(_place(one, port) for one in hosts.split(",") if one)
+    options = dict(parse_qsl(parts.query))
+    path = [unquote(part) for part in parts.path.split("/") if part]
+    service = ""
+    if suffix == "sentinel":
+        service = path.pop(0)
+    database = int(path.pop(0) if path else options.get("db", 0))
+    if not places or path or database < 0 or (suffix == "cluster" and database) or (not suffix and len(places) > 1):
+        raise ValueError
+    kind: Kind = "sentinel" if suffix == "sentinel" else "cluster" if suffix == "cluster" else "single"
+    return Address(kind, places, tls, database, service, user, secret, options.get("sentinel_password"))
+
+
+def _login(login: str) -> tuple[str | None, str | None]:
+    user, colon, secret = login.partition(":")
+    return unquote(user) or None, unquote(secret) if colon else None
+
+
+def _place(text: str, port: int) -> Place:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError
+    return Place(parts.hostname, parts.port or port)

@@ -1,0 +1,119 @@
+"""What is done now and then, on the sender's thread.
+
+==================  ==================================================================================================
+every 50 ms         look how much waits in each part's lanes, and say what was given back: one round trip
+every second        take over what others let go of; take back puts whose answer never came
+a third of a lease  renew what is in flight
+every minute        see whether the server is still what it was; dead letters beyond their bounds; consumers that are gone
+==================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Final
+
+from .claims import Claims
+from .client import SCRIPTS, Command, Fault
+from .commit import Commit
+from .names import prefix
+from .route import Away, Route
+from .server import Server
+
+LOOK_S: Final = 0.05
+SWEEP_S: Final = 1.0
+TIDY_S: Final = 60.0
+_CONSUMER_GONE_MS: Final = 600_000
+_LANE_GONE_MS: Final = 3_600_000
+
+
+class Keeper:
+    """The periodic work; under the claims' lock."""
+
+    def __init__(
+        self, route: Route, server: Server, commit: Commit, claims: Claims, *, lease_s: float, timeout_s: float
+    ) -> None:
+        """Keep the arguments; asks nothing."""
+        self._route = route
+        self._server = server
+        self._commit = commit
+        self._claims = claims
+        self._lease_s = lease_s
+        self._timeout_s = timeout_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Everything is due."""
+        self._looked_at = self._swept_at = self._renewed_at = self._tidied_at = -1e9
+        self.looks = 0
+
+    def tend(self) -> float:
+        """Do what is due; returns the seconds until the next."""
+        self._server.look_again(self._deadline)
+        if not self._server.joined or self._server.unusable:
+            return max(LOOK_S, self._route.away_for_s(self._server.home))
+        now = monotonic()
+        if now - self._renewed_at >= self._lease_s / 3:
+            self._renewed_at = now
+            self._claims.renew()
+        self.look()
+        if now - self._swept_at >= min(SWEEP_S, self._lease_s / 3):
+            self._swept_at = now
+            self._claims.sweep()
+            self._commit.void_what_is_unsure(self._deadline)
+        if now - self._tidied_at >= TIDY_S:
+            self._tidied_at = now
+            self._tidy()
+        return max(LOOK_S, min(self._route.away_for_s(shard) for shard in range(self._server.shards)))
+
+    @property
+    def _deadline(self) -> float:
+        return monotonic() + self._timeout_s
+
+    def look_if_old(self) -> bool:
+        """Look, unless that was done just now; True if so."""
+        if monotonic() - self._looked_at < LOOK_S or not self._server.joined:
+            return False
+        self.look()
+        return True
+
+    def look(self) -> None:
+        """See how much waits, and for whom; say what was given back."""
+        self._claims.tell()
+        self._claims.take_note()
+        self._looked_at = monotonic()
+        self.looks += 1
+        asked: list[tuple[int, list[Command]]] = [
+            (shard, [("HGETALL", prefix(self._route.name, shard) + "lanes")])
+            for shard in range(self._server.shards)
+            if not self._route.away_for_s(shard) or self._server.shards == 1
+        ]
+        for (shard, _), answers in zip(asked, self._route.ask_all(asked, self._deadline), strict=True):
+            if isinstance(answers, Away) or isinstance(answers[0], Fault):
+                self._claims.know_waiting(shard, ())
+                continue
+            pairs = answers[0]
+            self._claims.know_waiting(
+                shard,
+                [
+                    (url.decode("utf-8", "replace"), int(events))
+                    for url, events in zip(pairs[::2], pairs[1::2], strict=True)
+                ],
+            )
+
+    def _tidy(self) -> None:
+        calls = []
+        for shard in range(self._server.shards):
+            key = prefix(self._route.name, shard) + "sum"
+            call: Command = (
+                SCRIPTS["tidy"], 1, key, self._claims.writer, *self._claims.dead_bounds(), _CONSUMER_GONE_MS,
+                _LANE_GONE_MS,
+            )  # fmt: skip
+            calls.append((shard, [call]))
+        self._route.ask_all(calls, self._deadline)
+        try:
+            (shards,) = self._route.ask(0, [("HGET", prefix(self._route.name, 0) + "meta", "shards")], self._deadline)
+        except Away:
+            return
+        if shards is not None and not isinstance(shards, Fault):
+            self._server.learn_shards(int(shards))

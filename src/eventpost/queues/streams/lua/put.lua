@@ -1,0 +1,84 @@
+-- Store entries, all or none, once.
+-- ARGV: writer, slot, serial, bytes that the part may hold, "drop" or "", then for each entry: URL, lane, events, data.
+local writer, slot, serial = ARGV[1], 's:' .. ARGV[2], tonumber(ARGV[3])
+local key = P .. 'w:' .. writer
+local last = redis.call('HGET', key, slot)
+if last then
+  local seen, state = string.match(last, '^(%d+)(.?)')
+  if tonumber(seen) >= serial then
+    return {(tonumber(seen) == serial and state == ':') and 'stored' or 'void', 0}
+  end
+end
+
+local wanted, events = 0, 0
+for at = 6, #ARGV, 4 do
+  events = events + tonumber(ARGV[at + 2])
+  wanted = wanted + #ARGV[at + 3]
+end
+local bytes = tonumber(redis.call('HGET', SUM, 'b') or '0')
+local over = bytes + wanted - tonumber(ARGV[4])
+local dropped = 0
+if over > 0 then
+  if ARGV[5] ~= 'drop' then return {'full', bytes} end
+  -- The oldest entries over all lanes that nobody has claimed; looked for first, so that a refusal drops nothing.
+  local heads, victims = {}, {}
+  local lanes = redis.call('HGETALL', LANES)
+  local keys_of = {}
+  for at = 1, #lanes, 2 do
+    local digest = redis.call('HGET', P .. 'digests', lanes[at])
+    if digest and tonumber(lanes[at + 1]) > 0 then
+      local groups = redis.pcall('XINFO', 'GROUPS', stream(digest))
+      if type(groups) == 'table' and not groups.err and groups[1] then
+        heads[#heads + 1] = {url = lanes[at], key = stream(digest), after = named(groups[1])['last-delivered-id'], at = 1, list = {}}
+      end
+    end
+  end
+  while over > 0 do
+    local oldest = nil
+    for _, head in ipairs(heads) do
+      if head.at > #head.list and not head.ended then
+        head.list = redis.call('XRANGE', head.key, '(' .. head.after, '+', 'COUNT', 16)
+        head.at = 1
+        head.ended = #head.list == 0
+      end
+      if not head.ended then
+        local ms, seq = string.match(head.list[head.at][1], '^(%d+)-(%d+)$')
+        ms, seq = tonumber(ms), tonumber(seq)
+        if not oldest or ms < oldest.ms or (ms == oldest.ms and seq < oldest.seq) then
+          oldest = {head = head, ms = ms, seq = seq}
+        end
+      end
+    end
+    if not oldest then return {'full', bytes} end
+    local head = oldest.head
+    local entry = head.list[head.at]
+    local whose, n, data = fields(entry[2])
+    victims[#victims + 1] = {head = head, id = entry[1], writer = whose, n = n, size = #data}
+    over = over - #data
+    head.after = entry[1]
+    head.at = head.at + 1
+  end
+  for _, victim in ipairs(victims) do
+    redis.call('XDEL', victim.head.key, victim.id)
+    redis.call('HINCRBY', SUM, 'b', -victim.size)
+    less_waiting(victim.head.url, victim.n)
+    count(victim.writer, '-overflow', victim.n)
+    dropped = dropped + victim.n
+  end
+end
+
+local placed = {tostring(serial), ':'}
+for at = 6, #ARGV, 4 do
+  local url, lane, n = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local id = redis.call('XADD', stream(lane), '*', 'w', writer, 'n', n, 'd', ARGV[at + 3])
+  placed[#placed + 1] = lane .. ' ' .. id .. ' ' .. n .. ','
+  if redis.call('HINCRBY', LANES, url, n) == tonumber(n) then
+    ensure_group(stream(lane))
+    redis.call('HSET', P .. 'digests', url, lane)
+  end
+end
+redis.call('HSET', key, slot, table.concat(placed))
+redis.call('HINCRBY', SUM, 'b', wanted)
+count(writer, 'a', events)
+write_counts()
+return {'ok', bytes + wanted, dropped}

@@ -1,0 +1,324 @@
+"""Which server a part of the queue is on, and whether to ask it just now.
+
+A server that did not answer is left alone for a while that doubles up to five seconds; whoever asks meanwhile is told
+no at once, and when the time is over one caller tries, while the others still are.  Whoever has asked something and does
+not know whether it was done goes on asking until its time is over.
+
+Behind sentinels the master is asked for again, and in a cluster the map of slots, whenever a server is gone, refuses to
+write, or sends us elsewhere; four times a second at most.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Final
+
+from ...sender.primitives import Lock, get_ident, original, pause
+from .address import Address, Place
+from .client import Broken, Command, Fault, Link, Login, key_slot
+from .names import prefix
+
+_AWAY_FIRST_S: Final = 0.1
+_AWAY_MAX_S: Final = 5.0
+_PAUSE_FIRST_S: Final = 0.005
+_PAUSE_MAX_S: Final = 0.1
+_LOOK_AGAIN_S: Final = 0.25
+_IDLE_MAX: Final = 8
+_ELSEWHERE: Final = frozenset({"MOVED", "ASK", "READONLY"})
+_NOT_NOW: Final = frozenset({"LOADING", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN"})
+
+
+class Away(Exception):  # noqa: N818 - names a state
+    """The server did not answer.  ``sent``: what was asked may have been done all the same."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class _NotAsked(Broken):
+    """It is known to be away."""
+
+
+class Node:
+    """One server: its idle connections, and whether it answers."""
+
+    def __init__(self, place: Place, login: Login) -> None:
+        """Keep the arguments; connects to nothing."""
+        self.place = place
+        self._login = login
+        self._idle: dict[int, deque[Link]] = {}
+        self._probing = Lock()
+        self._away_s = 0.0
+        self._again_at = 0.0
+        self._why = ""
+
+    @property
+    def away_for_s(self) -> float:
+        """For how long it is not asked, in seconds; 0: it may be."""
+        return max(0.0, self._again_at - monotonic()) if self._away_s else 0.0
+
+    @contextmanager
+    def link(self, deadline: float, *, insist: bool) -> Iterator[Link]:
+        """Lend a connection.  Raises Broken at once while the server is known to be away, unless ``insist``."""
+        probes = False
+        if self._away_s and not insist:
+            if self.away_for_s > 0 or not self._probing.acquire(False):
+                raise _NotAsked(f"{self._why} (not asked again for a moment)", sent=False)
+            probes = True
+        try:
+            mine = self._idle.setdefault(get_ident() if _patched() else 0, deque())
+            link: Link | None = None
+            while link is None and mine:
+                try:
+                    link = mine.pop()
+                except IndexError:  # another thread took it
+                    break
+                link = link if link.is_open else None
+            if link is None:
+                link = Link(self.place, self._login, deadline)
+            yield link
+            if link.is_open:
+                if len(mine) < _IDLE_MAX:
+                    mine.append(link)
+                else:
+                    link.close()
+        finally:
+            if probes:
+                self._probing.release()
+
+    def failed(self, why: str) -> None:
+        """Leave it alone for a while, and what connections there are with it."""
+        if self.away_for_s <= 0:
+            self._away_s = min(_AWAY_MAX_S, self._away_s * 2 or _AWAY_FIRST_S)
+            self._again_at = monotonic() + self._away_s
+        self._why = why
+        self.close()
+
+    def worked(self) -> bool:
+        """Note that it answers; True if it did not before."""
+        was_away, self._away_s = self._away_s > 0, 0.0
+        return was_away
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for links in list(self._idle.values()):
+            while links:
+                try:
+                    links.pop().close()
+                except IndexError:
+                    break
+
+
+def _patched() -> bool:
+    """Tell whether sockets are gevent's or eventlet's, which belong to the thread that made them."""
+    return socket.socket is not original("socket", "socket")
+
+
+class Route:
+    """The way to each part of one queue."""
+
+    def __init__(self, address: Address, login: Login, sentinel_login: Login, name: str) -> None:
+        """Keep the arguments; connects to nothing."""
+        self.address = address
+        self.name = name
+        self._login = login
+        self._sentinel_login = sentinel_login
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all connections, without a word to anybody."""
+        self.news = 0
+        """Grows when a server came back, or another one took its place: what was known of it may not hold."""
+        self._nodes: dict[Place, Node] = {}
+        self._master: Place | None = None
+        self._slots: dict[int, Place] = {}
+        self._looked_at = -1e9
+
+    def ask(self, shard: int, calls: Sequence[Command], deadline: float) -> list[Any]:
+        """Make the calls in one round trip; repeated if the connection breaks, until ``deadline``.  Raises Away."""
+        sent, pause_s = False, _PAUSE_FIRST_S
+        place: Place | None = None
+        asking = False
+        while True:
+            again_at_once = False
+            try:
+                place = place if asking and place is not None else self._place(shard, deadline)
+                node = self._node(place)
+                try:
+                    with node.link(deadline, insist=sent) as link:
+                        if asking:
+                            answers = link.run([one for call in calls for one in (("ASKING",), call)], deadline)[1::2]
+                        else:
+                            answers = link.run(calls, deadline)
+                    asking = False
+                except _NotAsked:
+                    raise
+                except Broken as error:
+                    sent = sent or error.sent
+                    self._failed(node, str(error))
+                    raise
+                except Fault as fault:  # it lets nobody in
+                    node.failed(f"{node.place} refuses the connection: {fault}")
+                    raise Broken(f"{node.place} refuses the connection: {fault}", sent=False) from None
+                self.news += node.worked()
+                fault = next((one for one in answers if isinstance(one, Fault)), None)
+                if fault is None or fault.code not in _ELSEWHERE | _NOT_NOW:
+                    return answers
+                why, sent = f"{node.place} says: {fault}", True  # goes on asking: it is there, and may be ready soon
+                if fault.code in _ELSEWHERE:
+                    place, asking, again_at_once = self._elsewhere(shard, node.place, fault)
+            except Broken as error:
+                if not sent:
+                    raise Away(str(error), sent=False) from None
+                why = str(error)
+            left_s = deadline - monotonic()
+            if left_s <= pause_s:
+                raise Away(why, sent=sent)
+            if not again_at_once:
+                pause(pause_s)
+                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+
+    def ask_all(self, asked: Sequence[tuple[int, Sequence[Command]]], deadline: float) -> list[list[Any] | Away]:
+        """Make calls to several parts; in one round trip where one server has them all."""
+        if self.address.kind == "cluster" or len(asked) == 1:
+            found: list[list[Any] | Away] = []
+            for shard, calls in asked:
+                try:
+                    found.append(self.ask(shard, calls, deadline))
+                except Away as away:
+                    found.append(away)
+            return found
+        if not asked:
+            return []
+        try:
+            answers = self.ask(asked[0][0], [call for _, calls in asked for call in calls], deadline)
+        except Away as away:
+            return [away] * len(asked)
+        parts: list[list[Any] | Away] = []
+        at = 0
+        for _, calls in asked:
+            parts.append(answers[at : at + len(calls)])
+            at += len(calls)
+        return parts
+
+    def away_for_s(self, shard: int) -> float:
+        """Return for how long a part's server is not asked, as far as is known."""
+        place = self._known(shard)
+        node = None if place is None else self._nodes.get(place)
+        return 0.0 if node is None else node.away_for_s
+
+    def shown(self, shard: int) -> str:
+        """Return where a part is, for people."""
+        place = self._known(shard)
+        return str(self.address if place is None else place)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for node in list(self._nodes.values()):
+            node.close()
+
+    # -- where
+
+    def _node(self, place: Place) -> Node:
+        node = self._nodes.get(place)
+        if node is None:
+            node = self._nodes.setdefault(place, Node(place, self._login))
+        return node
+
+    def _known(self, shard: int) -> Place | None:
+        if self.address.kind == "single":
+            return self.address.places[0]
+        return self._master if self.address.kind == "sentinel" else self._slots.get(self._slot(shard))
+
+    def _slot(self, shard: int) -> int:
+        return key_slot(prefix(self.name, shard).encode())
+
+    def _place(self, shard: int, deadline: float) -> Place:
+        """Return where to ask for a part.  Raises Broken if nobody says."""
+        place = self._known(shard)
+        if place is None:
+            if monotonic() - self._looked_at < _LOOK_AGAIN_S:
+                raise Broken(f"{self.address} was not there a moment ago", sent=False)
+            self._looked_at = monotonic()
+            if self.address.kind == "sentinel":
+                self._ask_sentinels(deadline)
+            else:
+                self._ask_for_slots(deadline)
+            place = self._known(shard)
+            if place is None:
+                raise Broken(f"no server of {self.address} has this part of the queue", sent=False)
+            self.news += 1
+        return place
+
+    def _failed(self, node: Node, why: str) -> None:
+        node.failed(why)
+        self._forget_places()
+
+    def _forget_places(self) -> None:
+        """Ask again where things are, unless that was done just now."""
+        if monotonic() - self._looked_at >= _LOOK_AGAIN_S:
+            self._master = None
+            self._slots.clear()
+
+    def _elsewhere(self, shard: int, asked: Place, fault: Fault) -> tuple[Place | None, bool, bool]:
+        """Return where we are sent (None: to be looked up), whether to say ASKING there, whether to go at once."""
+        if fault.code == "READONLY":
+            self._forget_places()
+            self.news += 1
+            return None, False, False
+        words = str(fault).split()
+        host, _, port = words[-1].rpartition(":")
+        place = Place(host.strip("[]") or asked.host, int(port))
+        if fault.code == "ASK":
+            return place, True, True
+        self._slots[self._slot(shard)] = place
+        self.news += 1
+        return None, False, True
+
+    def _ask_sentinels(self, deadline: float) -> None:
+        why = ""
+        places = self.address.places
+        for at, place in enumerate(places):
+            until = monotonic() + (deadline - monotonic()) / (len(places) - at)
+            try:
+                link = Link(place, self._sentinel_login, until)
+                (found,) = link.ask([("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.address.service)], until)
+                link.close()
+            except (Broken, Fault) as error:
+                why = str(error)
+                continue
+            if isinstance(found, list) and len(found) == 2:
+                self._master = Place(_text(found[0]), int(found[1]))
+                return
+            why = f"{place} knows no service {self.address.service!r}"
+        raise Broken(f"no sentinel of {self.address} names the master: {why}", sent=False)
+
+    def _ask_for_slots(self, deadline: float) -> None:
+        why = ""
+        places = list(dict.fromkeys([*self._nodes, *self.address.places]))
+        for at, place in enumerate(places):
+            until = monotonic() + (deadline - monotonic()) / (len(places) - at)
+            try:
+                link = Link(place, self._login, until)
+                (found,) = link.ask([("CLUSTER", "SLOTS")], until)
+                link.close()
+            except (Broken, Fault) as error:
+                why = str(error)
+                continue
+            if isinstance(found, list):
+                for first, last, master, *_ in found:
+                    host = _text(master[0]) if master[0] else place.host
+                    for slot in range(int(first), int(last) + 1):
+                        self._slots[slot] = Place(host, int(master[1]))
+                return
+            why = f"{place} says: {found}"
+        raise Broken(f"no server of {self.address} tells its slots: {why}", sent=False)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

