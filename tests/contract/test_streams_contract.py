@@ -11,7 +11,7 @@ import pytest
 from eventpost.queues.protocol import Queue
 from eventpost.testing.clock import ManualClock
 from eventpost.testing.queue_contract import QueueContract
-from redis_support import a_redis, a_valkey
+from redis_support import RedisStreamsQueue, a_redis, a_valkey
 
 NUMBERS = itertools.count()
 
@@ -26,8 +26,6 @@ class StreamsContract(QueueContract):
 
     def make_queue(self, clock: ManualClock, **options: Any) -> Queue:
         """Make one on the class's server."""
-        from eventpost import RedisStreamsQueue
-
         name = f"contract-{os.getpid()}-{next(NUMBERS)}"
         return RedisStreamsQueue(self.url, name=name, clock=clock, **{**self.settings, **options})
 

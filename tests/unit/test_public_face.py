@@ -18,6 +18,7 @@ from eventpost import (
     LogEvent,
     MemoryQueue,
     OptimizelyFactory,
+    RedisStreamsQueue,
     Report,
     RetryPolicy,
 )
@@ -37,6 +38,7 @@ POSITIONAL: dict[Any, dict[str, Any]] = {
     OptimizelyFactory.client: {"self": NEEDED, "event_dispatcher": None},
     MemoryQueue: {"events_max": 100_000, "bytes_max": 64 * MIB, "overflow": "refuse"},
     JournalQueue: {"path": NEEDED, "durability": "os", "bytes_max": 4096 * MIB, "overflow": "refuse"},
+    RedisStreamsQueue: {"url": NEEDED},
 }
 BY_NAME: dict[Any, dict[str, Any]] = {
     EventDispatcher: {
@@ -48,6 +50,11 @@ BY_NAME: dict[Any, dict[str, Any]] = {
     MemoryQueue: {"dead_bytes_max": 256 * MIB, "dead_age_max_s": 30 * 86_400},
     JournalQueue: {
         "dead_bytes_max": 256 * MIB, "dead_age_max_s": 30 * 86_400, "allow_network_fs": False, "group": None,
+    },
+    RedisStreamsQueue: {
+        "name": "eventpost", "shards": 4, "bytes_max": 1024 * MIB, "overflow": "refuse", "block_timeout_s": 1.0,
+        "lease_s": 60.0, "timeout_s": 1.0, "dead_bytes_max": 256 * MIB, "dead_age_max_s": 30 * 86_400,
+        "durability": "os", "replicas": 0, "username": None, "password": None, "ca": None,
     },
 }  # fmt: skip
 

@@ -6,13 +6,13 @@ put into and claim from one place.  Nothing else changes.
 Reading order: ``address`` (what an URL says; pure) -> ``names`` (keys; pure) -> ``entry`` (the bytes; pure) -> ``lua/``
 (all that changes the server's data, one script an operation) -> ``client`` (one connection; the only file that imports
 redis) -> ``route`` (which server a shard is on, and whether to ask it just now) -> ``check`` (what the server is, and
-what it keeps) -> ``commit`` (put) -> ``held`` (what this process has in hand) -> ``claims`` (claim, ack, release,
-bury) -> ``count`` (the sum) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``inspect`` (what
-people are shown of the whole fleet, and dead letters).
+what it keeps) -> ``server`` (that, known in time) -> ``commit`` (put) -> ``held`` (what this process has in hand)
+-> ``claims`` (claim, ack, release, bury) -> ``count`` (the sum) -> ``keeper`` (what is done now and then) -> ``queue``
+(the face) -> ``shown``, ``inspect`` (what people are shown of the whole fleet, and dead letters).
 
-**Shards.**  A queue is ``shards`` independent parts.  All keys of a part share one hash tag, so each script works on one
-slot and the parts spread over a Redis Cluster.  A process puts into one part, its *home*, which it is dealt in turn: so
-its events keep their order, and a fleet's processes spread evenly.  Senders claim from all parts.
+**Shards.**  A queue is ``shards`` independent parts.  All keys of a part share one hash tag, so each script works on
+one slot and the parts spread over a Redis Cluster.  A process puts into one part, its *home*, which it is dealt in
+turn: so its events keep their order, and a fleet's processes spread evenly.  Senders claim from all parts.
 
 **Keys** of part ``k`` of a queue called ``NAME``, all beginning with ``{NAME:k}:``
 
@@ -20,6 +20,7 @@ its events keep their order, and a fleet's processes spread evenly.  Senders cla
 key             type     meaning
 ==============  =======  ==============================================================================================
 ``lanes``       hash     endpoint URL -> events in its stream that nobody has claimed yet
+``digests``     hash     endpoint URL -> its digest, ``<lane>``, which is what its keys are called by
 ``s:<lane>``    stream   one endpoint's entries; ``<lane>`` is a digest of the URL.  One consumer group, ``g``, whose
                          consumers are writer ids.  Fields: ``w`` writer, ``n`` events, ``d`` the bytes (``entry``)
 ``p:<lane>``    hash     entry id -> one byte for each of its events, ``1`` if settled; only of entries that are settled
@@ -27,10 +28,11 @@ key             type     meaning
 ``w:<writer>``  hash     what became of the events that this writer put: ``a`` accepted, ``d`` delivered, ``x`` dead,
                          ``-<reason>`` dropped; ``s:<slot>`` the last put of one of its connections, and where it lies.
                          Expires 30 days after the last change
-``sum``         hash     the same four for the whole part, over all writers and for good; ``b`` bytes stored, ``e``
-                         entries, ``xb`` bytes of dead letters
+``sum``         hash     the same for the whole part, over all writers and for good; ``b`` bytes stored, ``xb`` bytes
+                         of dead letters
 ``dead``        stream   dead letters, one an entry: ``d`` the event, ``r`` reason, ``c`` status, ``t`` an excerpt of
-                         the answer, ``k`` attempts, ``u`` endpoint URL, ``w`` writer, ``o`` origin
+                         the answer, ``k`` attempts, ``u`` endpoint URL, ``l`` its digest, ``w`` writer,
+                         ``o`` where it lay
 ``meta``        hash     of part 0 only: ``format``, ``shards``, ``writers`` (how many came so far)
 ==============  =======  ==============================================================================================
 

@@ -22,7 +22,7 @@ from ..protocol import Durability
 from .client import Command, Fault
 
 OLDEST: Final = (6, 2)
-"""XAUTOCLAIM, XPENDING IDLE and exclusive ranges in XRANGE came with Redis 6.2; every Valkey has them."""
+"""XPENDING with IDLE, and ranges without their ends, came with Redis 6.2; every Valkey has them."""
 _WAITAOF_SINCE: Final = (7, 2)
 _LEVELS: Final = ("memory", "os", "fsync", "host")
 QUESTIONS: Final[tuple[Command, ...]] = (("INFO",), ("CONFIG", "GET", "appendfsync"))
@@ -61,7 +61,9 @@ def read(answers: Sequence[Any]) -> Facts:
     """Read what came back for QUESTIONS.  Raises ValueError if the server may not be asked at all."""
     info, config = answers
     if isinstance(info, Fault):
-        raise ValueError(f"the server denies INFO ({info}): allow the user @read, @write, @stream, @scripting and INFO")
+        raise ValueError(  # noqa: TRY004 - an answer, not an argument
+            f"the server denies INFO ({info}): allow the user @read, @write, @stream, @scripting and INFO"
+        )
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     told = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     policy = ""
@@ -84,7 +86,7 @@ def fault(facts: Facts) -> str:
     """Return why this server can't hold a queue, with the remedy; empty if it can."""
     if facts.product == "redis" and facts.version[:2] < OLDEST:
         shown = ".".join(map(str, facts.version)) or "of an unknown version"
-        return f"Redis {shown} lacks XAUTOCLAIM: a queue needs Redis 6.2 or newer, or Valkey"
+        return f"Redis {shown} lacks XPENDING IDLE: a queue needs Redis 6.2 or newer, or Valkey"
     if facts.maxmemory and facts.eviction not in ("noeviction", ""):
         return (
             f"the server evicts keys when its memory is full (maxmemory-policy {facts.eviction}), and with them events "
@@ -97,7 +99,7 @@ def kept(facts: Facts, asked: Durability, replicas: int) -> Kept:
     """Return what puts survive on this server, given what was asked for."""
     wanted = _LEVELS.index(asked)
     waitaof = facts.product == "valkey" or facts.version[:2] >= _WAITAOF_SINCE
-    wait = ("WAIT", replicas) if replicas else ()
+    wait: tuple[Any, ...] = ("WAIT", replicas) if replicas else ()
     if wanted <= _LEVELS.index("os"):
         return Kept("os", wait, "nothing more was asked for")
     if not facts.appendonly:

@@ -180,7 +180,7 @@ class Claims:
         for shard in self._in_turn(lane):
             if left <= 0:
                 break
-            asked.append((shard, [self._claim(lane, shard, left, size, "")]))
+            asked.append((shard, [self._claim(lane, shard, left, size)]))
             left -= lane.waiting[shard]
         self._take(lane, asked)
 
@@ -191,11 +191,11 @@ class Claims:
             lane.waiting[first] = lane.waiting.pop(first)
         return shards
 
-    def _claim(self, lane: Lane, shard: int, events: int, size: int, sweep: str) -> Command:
+    def _claim(self, lane: Lane, shard: int, events: int, size: int, others: int = 0, *ids: str) -> Command:
         idle_ms = int(self._lease_s * 1000)
         return (
-            SCRIPTS["claim"], 1, self.key(shard), self.writer, lane.key, lane.url, events, size, idle_ms, sweep,
-            _SWEEP_COUNT,
+            SCRIPTS["claim"], 1, self.key(shard), self.writer, lane.key, lane.url, events, size, idle_ms, others,
+            *ids,
         )  # fmt: skip
 
     def sweep(self) -> None:
@@ -204,11 +204,16 @@ class Claims:
             if len(lane.ready) >= _HOARD_MAX or len(lane.again) >= _HOARD_MAX:
                 continue
             shards = [shard for shard in range(self._server.shards) if not self._route.away_for_s(shard)]
-            self._take(
-                lane, [(at, [self._claim(lane, at, 0, 0, lane.sweep_at.get(at, "0-0"))]) for at in shards], swept=True
-            )
+            idle = self._take(lane, [(at, [self._claim(lane, at, 0, 0, _SWEEP_COUNT)]) for at in shards], swept=True)
+            # An answer to a claim was lost: they are this process's, and it does not know.
+            lost = [(at, [one for one in ids if (at, lane.key, one) not in self.held]) for at, ids in idle]
+            self._take(lane, [(at, [self._claim(lane, at, 0, 0, 0, *ids)]) for at, ids in lost if ids], swept=True)
 
-    def _take(self, lane: Lane, asked: list[tuple[int, list[Command]]], *, swept: bool = False) -> None:
+    def _take(
+        self, lane: Lane, asked: list[tuple[int, list[Command]]], *, swept: bool = False
+    ) -> list[tuple[int, list[str]]]:
+        """Take into hand what a claim brings; returns, by part, which entries of this process's own are idle."""
+        idle = []
         sure_until = boot_s() + self._lease_s / 2
         for (shard, _), answers in zip(asked, self._ask(asked), strict=True):
             if isinstance(answers, Away):
@@ -217,12 +222,12 @@ class Claims:
             if isinstance(answer, Fault):
                 self._emit(Trouble("redis", f"events could not be claimed: {answer}"))
                 continue
-            if swept:
-                lane.sweep_at[shard] = _text(answer[0]) or "0-0"
-            else:
+            idle.append((shard, [_text(one) for one in answer[0]]))
+            if not swept:
                 lane.waiting[shard] = int(answer[1])
             for one in answer[2:]:
                 self._add(lane, shard, one, sure_until)
+        return idle
 
     def _add(self, lane: Lane, shard: int, row: Sequence[Any], sure_until: float) -> None:
         """Take an entry into hand."""
@@ -232,15 +237,13 @@ class Claims:
             known.sure_until, known.told = sure_until, False
             return
         try:
-            events = unpack(data)
-            if len(events) != int(row[2]):
-                raise ValueError("another number of events than it says")
+            events = unpack(data, int(row[2]))
         except ValueError as error:
             self._damaged(lane, shard, row, str(error))
             return
         held = Held(
-            shard, lane.url, lane.key, entry_id, writer, events, len(data), own=writer == self.writer, settled=row[4],
-            sure_until=sure_until,
+            shard, lane.url, lane=lane.key, entry_id=entry_id, writer=writer, events=events, size=len(data),
+            own=writer == self.writer, settled=row[4], sure_until=sure_until,
         )  # fmt: skip
         self.held[held.ident] = held
         if not held.own:

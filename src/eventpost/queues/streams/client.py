@@ -52,7 +52,7 @@ class Broken(Exception):  # noqa: N818 - names a state
         self.sent = sent
 
 
-class Fault(ResponseError):
+class Fault(ResponseError):  # noqa: N818 - an answer, raised only inside redis-py
     """The server's answer is an error.  ``code`` is its first word: OOM, MOVED, NOPERM, ..."""
 
     @property
@@ -219,16 +219,15 @@ def _connected(place: Place, number: str, login: Login, timeout_s: float) -> Any
         "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2, "parser_class": _Parser,
         "retry": Retry(NoBackoff(), 0), "socket_read_size": _READ_BYTES, **_NO_GREETING,
     }  # fmt: skip
-    connection: Any
-    if not place.port:
-        connection = UnixDomainSocketConnection(path=place.host, **options)
-    elif login.authorities is None:
-        connection = _Tcp(host=place.host, port=place.port, **options)
-    else:
-        connection = _Tls(host=place.host, port=place.port, **options)
-        connection.context = _context(login.authorities)
+    kind: Any = _Tcp if login.authorities is None else _Tls
     if place.port:
+        connection = kind(host=place.host, port=place.port, **options)
         connection.number = number
+    else:
+        kind = UnixDomainSocketConnection
+        connection = kind(path=place.host, **options)
+    if login.authorities is not None:
+        connection.context = _context(login.authorities)
     try:
         connection.connect()
     except BaseException:

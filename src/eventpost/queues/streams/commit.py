@@ -1,6 +1,6 @@
 """Putting: once, all or none, and many threads' puts in one round trip.
 
-Who comes first leads: it takes everything that waits by then and sends it as one put, so what came meanwhile is the next
+Who comes first leads: it takes everything that waits by then and sends it as one put; what comes meanwhile is the next
 one's.  A thread that is in the middle of a put already (a signal handler or a finalizer interrupts it, or greenlets
 share it) neither leads nor follows: its put goes alone, over another connection.
 
@@ -36,7 +36,7 @@ Arrived = tuple[int, str, int]
 
 
 class _Slot:
-    """A succession of puts of which one is under way at most.  ``unsure``: the last one's part and lanes, unanswered."""
+    """Puts of which one is under way at most.  ``unsure``: the part and the lanes of the last one, if unanswered."""
 
     __slots__ = ("name", "serial", "unsure")
 
@@ -154,18 +154,16 @@ class Commit:
                     self._leading.release()
                     self._call_the_next()
                 continue
-            item.gate.wait(item.deadline - monotonic())
-            if item.done:
-                return
-            item.gate.clear()
-            if monotonic() >= item.deadline:
-                try:
-                    self._waiting.remove(item)  # nobody took it: nothing was sent
-                except ValueError:
-                    item.gate.wait(self._timeout_s)  # somebody did, and knows no later than this
-                if not item.done:
-                    item.error = QueueUnavailable("the server did not answer in time", reason="redis_unavailable")
-                return
+            if item.gate.wait(item.deadline - monotonic()):
+                item.gate.clear()
+                continue
+            try:
+                self._waiting.remove(item)  # nobody took it: nothing was sent
+            except ValueError:
+                item.gate.wait(self._timeout_s)  # somebody did, and knows no later than this
+            if not item.done:
+                item.error = QueueUnavailable("the server did not answer in time", reason="redis_unavailable")
+            return
 
     def _call_the_next(self) -> None:
         try:

@@ -75,12 +75,14 @@ def pack(events: Sequence[Event]) -> bytes:
     return b"".join(pieces)
 
 
-def unpack(data: bytes) -> list[Event]:
-    """Read events back.  Raises ValueError for what is no entry, or of a newer format."""
+def unpack(data: bytes, events: int | None = None) -> list[Event]:
+    """Read events back, as many as there should be.  Raises ValueError for what is no entry, or of a newer format."""
     try:
         form, envelopes_count, events_count = _HEAD.unpack_from(data, 0)
         if form != _FORMAT:
             raise ValueError(f"an entry of format {form}")
+        if events is not None and events != events_count:
+            raise ValueError("another number of events than it says")
         at = _HEAD.size
         envelopes = []
         for _ in range(envelopes_count):
@@ -92,13 +94,13 @@ def unpack(data: bytes) -> list[Event]:
         rows = list(_ROW.iter_unpack(data[at:end]))
         if len(rows) != events_count or end + sum([length for _, length in rows]) != len(data):
             raise ValueError("an entry of another length than it says")
-        events = []
+        found = []
         for number, length in rows:
-            events.append(Event(envelopes[number], data[end : end + length]))
+            found.append(Event(envelopes[number], data[end : end + length]))
             end += length
     except (struct.error, IndexError) as error:
         raise ValueError("not an entry") from error
-    return events
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from ...event import Event
 from ..protocol import Lease
 
 READY, LEASED, WAITING, SETTLED = range(4)
-"""Of an event: claimed and not handed out; handed out; given back, until it is due; settled, by whomever."""
+"""Of an event: claimed and not handed out; handed out; given back; settled, by whomever."""
 Ident = tuple[int, str, str]
 """Of an entry: part, lane, id."""
 _ONE: Final = b"1"
@@ -27,16 +27,16 @@ class Held:
     """An entry that is pending for this process.
 
     ``sure_until``: before it, in the seconds of ``boot_s``, nobody else can have taken it.  ``due``: when the last of
-    those that were given back is due, by the queue's clock.  ``told``: the server was told that others may take it then.
+    those that were given back is due, by the queue's clock.  ``told``: the server knows that others may take it then.
     """
 
     __slots__ = (
-        "attempts", "due", "events", "id", "lane", "leases", "lost", "own", "shard", "size", "states", "sure_until", "told",
-        "url", "writer",
+        "attempts", "due", "events", "id", "lane", "leases", "lost", "own", "shard", "size", "states",
+        "sure_until", "told", "url", "writer",
     )  # fmt: skip
 
     def __init__(
-        self, shard: int, url: str, lane: str, entry_id: str, writer: str, events: list[Event], size: int, *,
+        self, shard: int, url: str, *, lane: str, entry_id: str, writer: str, events: list[Event], size: int,
         own: bool, settled: bytes, sure_until: float,
     ) -> None:  # fmt: skip
         """Keep the arguments; ``settled``: one byte an event, ``1`` for settled, or nothing."""
@@ -105,7 +105,7 @@ def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
 class Lane:
     """One endpoint's events in hand, and how many wait on the server."""
 
-    __slots__ = ("again", "key", "ready", "sweep_at", "url", "waiting")
+    __slots__ = ("again", "key", "ready", "url", "waiting")
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -114,8 +114,6 @@ class Lane:
         self.again: list[tuple[float, int, Held, int]] = []
         self.waiting: dict[int, int] = {}
         """By part: events that nobody has claimed, as of the last look, and what was put here since."""
-        self.sweep_at: dict[int, str] = {}
-        """By part: where to go on looking for what others let go of."""
 
     def in_hand(self, now: float) -> int:
         """Return how many events could be handed out without asking for more."""

@@ -4,7 +4,7 @@
 every 50 ms         look how much waits in each part's lanes, and say what was given back: one round trip
 every second        take over what others let go of; take back puts whose answer never came
 a third of a lease  renew what is in flight
-every minute        see whether the server is still what it was; dead letters beyond their bounds; consumers that are gone
+every minute        see whether the server is still what it was; drop old dead letters, forget consumers that are gone
 ==================  ==================================================================================================
 """
 

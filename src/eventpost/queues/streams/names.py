@@ -12,7 +12,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 def check_name(name: str) -> str:
     """Return the name of a queue.  Raises ValueError for one that can't be part of a key."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(str(name)):
         raise ValueError(f"name must be 1 to 64 letters, digits, '_', '.' or '-', not {name!r}")
     return name
 

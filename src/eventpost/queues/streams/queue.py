@@ -118,9 +118,7 @@ class RedisStreamsQueue:
         login = Login(
             username=address.username, password=address.password, database=address.database, authorities=authorities
         )
-        sentinel_login = Login(
-            username=None, password=address.sentinel_password, database=0, authorities=authorities
-        )
+        sentinel_login = Login(username=None, password=address.sentinel_password, database=0, authorities=authorities)
         self._route = Route(address, login, sentinel_login, self.name)
         self._server = Server(self._route, shards=shards, asked=durability, replicas=replicas, emit=self._tell)
         self._claims = Claims(

@@ -1,8 +1,8 @@
 """Which server a part of the queue is on, and whether to ask it just now.
 
 A server that did not answer is left alone for a while that doubles up to five seconds; whoever asks meanwhile is told
-no at once, and when the time is over one caller tries, while the others still are.  Whoever has asked something and does
-not know whether it was done goes on asking until its time is over.
+no at once, and when the time is over one caller tries, while the others still are.  Whoever has asked something and
+does not know whether it was done goes on asking until its time is over.
 
 Behind sentinels the master is asked for again, and in a cluster the map of slots, whenever a server is gone, refuses to
 write, or sends us elsewhere; four times a second at most.
@@ -38,6 +38,14 @@ class Away(Exception):  # noqa: N818 - names a state
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
+
+
+class Denied(Away):
+    """It answered, and does not let us in: ``fault`` is its word."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message, sent=False)
+        self.fault = fault
 
 
 class _NotAsked(Broken):
@@ -162,13 +170,15 @@ class Route:
                     sent = sent or error.sent
                     self._failed(node, str(error))
                     raise
-                except Fault as fault:  # it lets nobody in
-                    node.failed(f"{node.place} refuses the connection: {fault}")
-                    raise Broken(f"{node.place} refuses the connection: {fault}", sent=False) from None
+                except Fault as error:
+                    why = f"{node.place} refuses the connection: {error}"
+                    node.failed(why)
+                    raise Denied(why, error) from None
                 self.news += node.worked()
-                fault = next((one for one in answers if isinstance(one, Fault)), None)
-                if fault is None or fault.code not in _ELSEWHERE | _NOT_NOW:
+                faults = [one for one in answers if isinstance(one, Fault) and one.code in _ELSEWHERE | _NOT_NOW]
+                if not faults:
                     return answers
+                fault = faults[0]
                 why, sent = f"{node.place} says: {fault}", True  # goes on asking: it is there, and may be ready soon
                 if fault.code in _ELSEWHERE:
                     place, asking, again_at_once = self._elsewhere(shard, node.place, fault)

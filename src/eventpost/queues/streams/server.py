@@ -17,7 +17,7 @@ from ..protocol import Durability
 from . import check
 from .client import SCRIPTS, Fault
 from .names import prefix
-from .route import Away, Route
+from .route import Away, Denied, Route
 
 FORMAT: Final = 1
 _AGAIN_S: Final = 60.0
@@ -66,6 +66,8 @@ class Server:
             try:
                 if not self.joined or self._news != self._route.news or self._is_old:
                     self._ask(deadline)
+            except Denied as denied:
+                raise QueueUnavailable(remedy(denied.fault), reason="redis_unusable") from None
             except Away as away:
                 raise QueueUnavailable(str(away), reason="redis_unavailable") from None
             finally:
@@ -134,7 +136,7 @@ class Server:
         key = prefix(self._route.name, 0) + "sum"
         (answer,) = self._route.ask(0, [(SCRIPTS["join"], 1, key, FORMAT, self._shards_asked)], deadline)
         if isinstance(answer, Fault):
-            self.unusable = _remedy(answer)
+            self.unusable = remedy(answer)
             self._checked_at = monotonic()
             return
         form, shards, number = (int(one) for one in answer)
@@ -173,7 +175,7 @@ class Server:
         }
 
 
-def _remedy(fault: Fault) -> str:
+def remedy(fault: Fault) -> str:
     """Return what an error of the server's means at the first use."""
     if fault.code in ("NOAUTH", "WRONGPASS"):
         return f"the server lets nobody in without the right user and password: {fault}"

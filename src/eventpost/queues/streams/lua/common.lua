@@ -28,6 +28,10 @@ end
 -- What gives memory back has to go on there: it begins with a write that changes nothing.
 local function may_write_when_full() redis.call('HDEL', SUM, '') end
 
+local function now_ms()
+  local now = redis.call('TIME')
+  return tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+end
 local function stream(lane) return P .. 's:' .. lane end
 local function parts(lane) return P .. 'p:' .. lane end
 
@@ -104,7 +108,7 @@ end
 local function expire_dead(bytes_max, age_max_s)
   local bound = tonumber(bytes_max)
   local before_ms = nil
-  if age_max_s ~= '' then before_ms = tonumber(redis.call('TIME')[1]) * 1000 - tonumber(age_max_s) * 1000 end
+  if age_max_s ~= '' then before_ms = now_ms() - tonumber(age_max_s) * 1000 end
   local bytes = tonumber(redis.call('HGET', SUM, 'xb') or '0')
   local gone = 0
   while gone < 1000 do

@@ -2,7 +2,6 @@
 -- ARGV: consumer (left alone), bytes_max, age_max_s, ms after which an idle consumer is gone, ms for a lane.
 may_write_when_full()
 local expired = expire_dead(ARGV[2], ARGV[3])
-local now_ms = tonumber(redis.call('TIME')[1]) * 1000
 local lanes = redis.call('HGETALL', P .. 'digests')
 for at = 1, #lanes, 2 do
   local url, key = lanes[at], stream(lanes[at + 1])
@@ -19,7 +18,7 @@ for at = 1, #lanes, 2 do
   end
   if held == 0 and redis.call('EXISTS', key) == 1 and redis.call('XLEN', key) == 0 then
     local last = named(redis.call('XINFO', 'STREAM', key))['last-generated-id']
-    if now_ms - tonumber(string.match(last, '^%d+')) > tonumber(ARGV[5]) then
+    if now_ms() - tonumber(string.match(last, '^%d+')) > tonumber(ARGV[5]) then
       redis.call('DEL', key, parts(lanes[at + 1]))
       redis.call('HDEL', LANES, url)
       redis.call('HDEL', P .. 'digests', url)
