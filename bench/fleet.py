@@ -261,6 +261,21 @@ def per_event(measured: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def looks(measured: list[Row]) -> str:
+    """Return what a sender costs that finds nothing."""
+    row = next(one for one in measured if one.name == f"{OURS}, 4 parts")
+    trips, client, server = (
+        median(one["idle"][name] / one["idle"]["took_s"] for one in row.results)
+        for name in ("trips", "client_us", "server_us")
+    )
+    found = costs(measured)
+    return (
+        f"A sender that finds nothing, with 4 parts: {shown(trips)} round trips a second, and of each second "
+        f"{shown(client / 1e3)} ms of its own CPU and {shown(server / 1e3)} ms of the server's; each further part adds "
+        f"{shown(found['look_client_us_s'] / 1e3)} and {shown(found['look_server_us_s'] / 1e3)} ms."
+    )
+
+
 def by_processes(measured: list[Row]) -> str:
     """Return the table of 1, 2, 4, 8 processes."""
     columns = {
@@ -291,7 +306,7 @@ def written(measured: list[Row], rounds: int) -> None:
     found = {"versions": versions_told, "costs": costs(measured), "raw": raw}
     RAW.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     between(PAGE, "costs", f"{per_event(measured)}\n\nMeasured with {versions_told}.")
-    between(PAGE, "processes", by_processes(measured))
+    between(PAGE, "processes", f"{by_processes(measured)}\n\n{looks(measured)}")
 
 
 def main() -> None:
@@ -318,7 +333,9 @@ def main() -> None:
                 )
     if options.only:
         return
-    print(f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{json.dumps(costs(measured), indent=1)}")
+    print(
+        f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{looks(measured)}\n\n{json.dumps(costs(measured), indent=1)}"
+    )
     if options.write:
         written(measured, options.rounds)
 

@@ -86,7 +86,6 @@ def choices(costs: Costs, seed: int) -> str:
         ("as above", WORLD, False),
         (f"a put takes {PATIENT_S * 1000:.0f} ms", patient, False),
         ("processes put into all parts in turn", replace(WORLD, homes=False), False),
-        ("both", replace(patient, homes=False), False),
         ("applications put by themselves", WORLD, True),
         ("the whole outage in memory", in_memory, False),
         ("the same, 192 GB a server", replace(in_memory, node_bytes=192e9), False),

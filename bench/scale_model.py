@@ -24,6 +24,8 @@ BATCH_EVENTS_MAX = 100
 SPREAD = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """How many times the relay workers that the work needs are tried."""
 NODES_MAX = 1000
+FLOW_EVENTS = 64
+"""In an entry of what flows back from a disk, at least: the first step's."""
 LINES = ("put_client", "put_server", "take_client", "take_server", "memory", "wire", "trips")
 PLAIN = ("payload", "send_us", "request_us", "relay_us")
 
@@ -229,11 +231,22 @@ def plan(rate: float, costs: Costs, world: World, *, seed: int, direct: bool = F
     return min(found, key=lambda one: (one.nodes, one.relays))
 
 
+def busiest_us(events: float, costs: Costs, world: World) -> float:
+    """Return what servers spend on the traffic of an event's time, while it is most: when all is caught up with.
+
+    What was on disks comes in larger entries, and what is new meanwhile goes behind it.
+    """
+    fresh = costs.put_server.at(events) + world.surge * costs.take_server.at(events)
+    if world.memory_s >= world.outage_s:
+        return fresh
+    moved = max(events, FLOW_EVENTS)
+    return max(fresh, world.surge * (costs.put_server.at(moved) + costs.take_server.at(moved)))
+
+
 def _plan(rate: float, rates: Sequence[float], workers: int, events: float, costs: Costs, world: World) -> Plan:
     """Return what is needed where processes put at these rates; the fullest server decides how many servers."""
     kept_s = min(world.memory_s, world.outage_s)
-    again = world.surge if kept_s < world.outage_s else 1.0  # what was on disks comes in beside what is new
-    busy = rate * (again * costs.put_server.at(events) + world.surge * costs.take_server.at(events)) / 1e6
+    busy = rate * busiest_us(events, costs, world) / 1e6
     cpu, memory = busy / world.busy_max, rate * kept_s * costs.memory.at(events) / world.node_bytes
     nodes = ceil(max(cpu, memory))
     while True:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .scale_model import Costs, Plan, World, loads, processes
+from .scale_model import FLOW_EVENTS, Costs, Plan, World, loads, processes
 
 HOUR_S = 3600.0
 NOISE = 0.05
@@ -79,6 +79,7 @@ def tell(
     nodes = [Node(rate) for rate in loads(rates, parts, plan.nodes)]
     moved = loads(rates, parts, plan.nodes, lost=events.lost)
     put_us = costs.put_server.at(plan.events_per_entry)
+    flow_us = costs.put_server.at(max(plan.events_per_entry, FLOW_EVENTS))
     take_us = costs.take_server.at(plan.events_per_entry)
     capacity = plan.rate * world.surge
     story = Story(seed)
@@ -88,7 +89,7 @@ def tell(
         if down is not None:
             for node, rate in zip(nodes, moved, strict=True):
                 node.rate = rate
-        arrive(nodes, down, events.step_s, chance, story, put_us=put_us, bound=bound, spill=spill)
+        arrive(nodes, down, events.step_s, chance, story, put_us=put_us, flow_us=flow_us, bound=bound, spill=spill)
         away = events.outage_from_s <= now < events.outage_to_s
         out = 0.0 if away else take(nodes, down, capacity * events.step_s, take_us)
         story.delivered += out
@@ -98,7 +99,7 @@ def tell(
 
 
 def arrive(
-    nodes: Sequence[Node], down: int | None, step_s: float, chance: random.Random, story: Story, *, put_us: float,
+    nodes: Sequence[Node], down: int | None, step_s: float, chance: random.Random, story: Story, *, put_us: float, flow_us: float,
     bound: float, spill: bool,
 ) -> None:  # fmt: skip
     """Let a step's events come in, each to its server, to the others' if that is lost, to a disk, or nowhere."""
@@ -109,10 +110,11 @@ def arrive(
         fresh = node.rate * step_s * max(0.0, chance.gauss(1.0, NOISE))
         offered += fresh
         wants = node.spilled + fresh
-        taken = min(wants, node.left_us / put_us, max(0.0, bound - node.queued))
+        each_us = flow_us if node.spilled else put_us  # what is new goes behind what is on the disks
+        taken = min(wants, node.left_us / each_us, max(0.0, bound - node.queued))
         node.queued += taken
-        node.left_us -= taken * put_us
-        node.used_us += taken * put_us
+        node.left_us -= taken * each_us
+        node.used_us += taken * each_us
         node.spilled = wants - taken
         if not spill:
             story.refused += node.spilled

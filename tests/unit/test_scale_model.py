@@ -11,6 +11,7 @@ from bench.scale_model import (
     Costs,
     Line,
     World,
+    busiest_us,
     events_per_request,
     fitted,
     fullest,
@@ -107,9 +108,8 @@ def test_more_events_need_no_less(world, direct):
         assert values == sorted(values), name
     for one in found:
         assert one.memory_bytes * one.skew / one.nodes <= world.node_bytes
-        again = 1.0 if world.memory_s == world.outage_s else world.surge
-        put, take = COSTS.put_server.at(one.events_per_entry), COSTS.take_server.at(one.events_per_entry)
-        assert one.rate * (again * put + world.surge * take) / 1e6 * one.skew / one.nodes <= world.busy_max
+        busy = one.rate * busiest_us(one.events_per_entry, COSTS, world) / 1e6
+        assert busy * one.skew / one.nodes <= world.busy_max
 
 
 def test_dearer_events_need_more_servers():
