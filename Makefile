@@ -8,13 +8,16 @@ READY  := $(VENV)/.ready
 CODE   := src tests examples bench proof deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-interop check format lint types layers docs bench soak clean
+.PHONY: help demo demo-fleet test test-interop check format lint types layers docs bench soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 demo: $(READY)  ## a real client, an outage, a kill -9 and a recovery, counted; under a minute, no network
 	@$(BIN)/eventpost demo
+
+demo-fleet: $(READY)  ## two relays, two senders, two applications on one Valkey, a kill -9 of each; under a minute, no network
+	@$(BIN)/eventpost demo-fleet
 
 test: $(READY)  ## all tests, against the real SDK and real processes
 	@$(BIN)/python -m pytest

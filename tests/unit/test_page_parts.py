@@ -14,12 +14,13 @@ from tests.support import ALL, URL, event, number_of
 from eventpost import JournalQueue
 from eventpost.queues.journal import inspect
 from eventpost.queues.journal.folder import Folder
+from eventpost.queues.journal.view import JournalView
 from eventpost.queues.protocol import Answer
 from eventpost.relay.page import events as tail_module
 from eventpost.relay.page import jobs as jobs_module
-from eventpost.relay.page.events import EventsTail, Place
+from eventpost.relay.page.events import EventsTail, FolderEvents, Place
 from eventpost.relay.page.jobs import Busy, Jobs
-from eventpost.relay.page.letters import LIST_ROWS, Choice, Letters
+from eventpost.relay.page.letters import LIST_ROWS, Choice, FolderLetters
 from eventpost.relay.page.rows import Filter
 
 
@@ -48,7 +49,7 @@ def bury(queue: JournalQueue, *numbers: int, reason: str = "rejected", answer: s
 def jobs_of(tmp_path: Path, folder: Folder) -> Jobs:
     """Return the jobs of one worker."""
     (tmp_path / "run").mkdir(exist_ok=True)
-    return Jobs(str(tmp_path / "run"), [folder.path], Letters([folder], visitor_ids=False))
+    return Jobs(str(tmp_path / "run"), [JournalView(folder.path)], FolderLetters([folder], visitor_ids=False))
 
 
 def finished(jobs: Jobs, thread: threading.Thread) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def every(text: str = "", reason: str = "") -> Choice:
 
 def test_the_tail_tells_what_comes_and_what_becomes_of_it(queue: JournalQueue, folder: Folder) -> None:
     """New rows in order; a row changes as its event is settled."""
-    tail = EventsTail([folder], visitor_ids=False)
+    tail = EventsTail([FolderEvents(folder)], visitor_ids=False)
     queue.put([event(1), event(2)])
     first = tail.look({})
     assert [(row["state"], row["attempts"]) for row in first.rows] == [("queued", None)] * 2
@@ -86,7 +87,7 @@ def test_the_tail_tells_what_comes_and_what_becomes_of_it(queue: JournalQueue, f
 
 def test_a_row_whose_event_died_knows_its_letter(queue: JournalQueue, folder: Folder) -> None:
     """Attempts and reason are known then; also where the letter is found a look later."""
-    tail, letters = EventsTail([folder], visitor_ids=False), Letters([folder], visitor_ids=False)
+    tail, letters = EventsTail([FolderEvents(folder)], visitor_ids=False), FolderLetters([folder], visitor_ids=False)
     queue.put([event(1)])
     tail.look({})
     queue.bury(queue.claim(URL, 1, ALL), reason="rejected", answer=Answer(400, ""))
@@ -101,7 +102,7 @@ def test_a_row_whose_event_died_knows_its_letter(queue: JournalQueue, folder: Fo
 
 def test_an_event_whose_segment_is_gone_is_settled(queue: JournalQueue, folder: Folder) -> None:
     """Its payload is still known where it was shown; of what was not shown nothing is kept."""
-    tail = EventsTail([folder], visitor_ids=False)
+    tail = EventsTail([FolderEvents(folder)], visitor_ids=False)
     queue.put([event(1)])
     (row,) = tail.look({}).rows
     (name,) = folder.segment_names(folder.segments)
@@ -110,18 +111,18 @@ def test_an_event_whose_segment_is_gone_is_settled(queue: JournalQueue, folder: 
     assert (changed["id"], changed["state"]) == (row["id"], "settled")
     assert tail.find(row["id"]).event == event(1)
     with pytest.raises(KeyError):
-        EventsTail([folder], visitor_ids=False).find(row["id"])
+        EventsTail([FolderEvents(folder)], visitor_ids=False).find(row["id"])
 
 
 def test_an_event_is_found_on_the_disk_by_any_worker(queue: JournalQueue, folder: Folder) -> None:
     """Whoever answers a click need not have shown the row."""
     queue.put([event(1), event(2)])
     ids = [f"0/{seen.id}" for seen in inspect.tail(folder.path)]
-    found = EventsTail([folder], visitor_ids=False).find(ids[1])
+    found = EventsTail([FolderEvents(folder)], visitor_ids=False).find(ids[1])
     assert (found.event, found.state) == (event(2), "queued")
     last = ids[1].rpartition(":")[0] + ":99"
     with pytest.raises(KeyError):
-        EventsTail([folder], visitor_ids=False).find(last)
+        EventsTail([FolderEvents(folder)], visitor_ids=False).find(last)
 
 
 def test_of_a_storm_the_newest_are_shown(
@@ -130,7 +131,7 @@ def test_of_a_storm_the_newest_are_shown(
     """The others are counted; rows and payloads that are remembered have a bound."""
     monkeypatch.setattr(tail_module, "ROWS_MAX", 10)
     monkeypatch.setattr(tail_module, "PAYLOAD_BYTES_MAX", 300)
-    tail = EventsTail([folder], visitor_ids=False)
+    tail = EventsTail([FolderEvents(folder)], visitor_ids=False)
     tail.look({})
     queue.put([event(number) for number in range(25)])
     news = tail.look({})
@@ -161,7 +162,7 @@ def test_an_id_names_nothing_but_a_place_in_a_known_folder(id_: str) -> None:
 
 def test_letters_are_counted_by_reason_and_anew_when_they_change(queue: JournalQueue, folder: Folder) -> None:
     """Whoever changes them."""
-    letters = Letters([folder], visitor_ids=False)
+    letters = FolderLetters([folder], visitor_ids=False)
     assert letters.by_reason() == {}
     bury(queue, 1, 2)
     bury(queue, 3, reason="too_large")
@@ -177,7 +178,7 @@ def test_a_segment_of_letters_is_read_once_while_it_does_not_change(
     queue: JournalQueue, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """The sum is asked for every few seconds."""
-    letters = Letters([folder], visitor_ids=False)
+    letters = FolderLetters([folder], visitor_ids=False)
     bury(queue, 1)
     assert letters.by_reason() == {"rejected": 1}
     monkeypatch.setattr(letters, "_count", lambda *_: pytest.fail("read again"))
@@ -186,7 +187,7 @@ def test_a_segment_of_letters_is_read_once_while_it_does_not_change(
 
 def test_the_list_is_newest_first_in_parts(queue: JournalQueue, folder: Folder) -> None:
     """Every letter once, however many answers that takes; filtered by reason and text."""
-    letters = Letters([folder], visitor_ids=False)
+    letters = FolderLetters([folder], visitor_ids=False)
     total = 2 * LIST_ROWS + 5
     bury(queue, *range(total))
     bury(queue, 900, reason="too_large", answer="beyond 3.5 MB")
@@ -210,7 +211,7 @@ def test_letters_of_several_folders_are_one_list(queue: JournalQueue, folder: Fo
     other = JournalQueue(tmp_path / "other")
     bury(queue, 1)
     bury(other, 2)
-    letters = Letters([folder, inspect.open_folder(other.path)], visitor_ids=False)
+    letters = FolderLetters([folder, inspect.open_folder(other.path)], visitor_ids=False)
     rows, _ = letters.rows(Filter())
     assert sorted(row["id"][0] for row in rows) == ["0", "1"]
     assert letters.by_reason() == {"rejected": 2}
@@ -239,7 +240,7 @@ def test_a_retry_keeps_uuid_and_bytes(queue: JournalQueue, folder: Folder, tmp_p
     bury(queue, 1, 2, 3)
     jobs = jobs_of(tmp_path, folder)
     assert jobs.note() is None
-    rows, _ = Letters([folder], visitor_ids=False).rows(Filter())
+    rows, _ = FolderLetters([folder], visitor_ids=False).rows(Filter())
     note = finished(jobs, jobs.start("retry", Choice(frozenset({rows[0]["id"]}), Filter()), 1))
     assert [note[name] for name in ("action", "state", "total", "done", "changed")] == ["retry", "done", 1, 1, 1]
     assert [one.event for one in inspect.tail(folder.path) if one.state == "queued"] == [event(3)]
@@ -315,7 +316,7 @@ def test_a_job_that_fails_says_why(
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(jobs_module._PACES, "retry", (full, 25, 0.25))
+    monkeypatch.setattr(JournalView, "retry_dead", full)
     jobs = jobs_of(tmp_path, folder)
     note = finished(jobs, jobs.start("retry", every(), 1))
     assert (note["state"], note["changed"]) == ("failed", 0)

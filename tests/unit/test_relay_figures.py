@@ -4,8 +4,10 @@ import time
 
 from eventpost import EventDispatcher, JournalQueue
 from eventpost.event import Envelope, Event
+from eventpost.queues.journal.view import JournalView
 from eventpost.relay.children import Slot
 from eventpost.relay.figures import Figures
+from eventpost.relay.holding import Holding
 from eventpost.relay.state import Monitor, read_state
 from relay_support import wait_for
 
@@ -17,7 +19,8 @@ def figures_of(tmp_path, *names):
     senders = []
     for name in names:
         queue = JournalQueue(tmp_path / name)
-        senders.append((queue, EventDispatcher(queue, sender="none"), 1 << 30 if name == "own" else None))
+        holding = Holding(queue, JournalView(tmp_path / name), 1 << 30 if name == "own" else None, queue.scan)
+        senders.append((holding, EventDispatcher(queue, sender="none")))
         queue.put([EVENT])
     run_dir = tmp_path / "run"
     run_dir.mkdir()
@@ -38,7 +41,7 @@ def test_what_is_written(tmp_path):
     assert state["refused"] == {"token": 3}
     assert state["workers"] == [{"pid": 0, "restarts": 0}]
     assert abs(state["at"] - time.time()) < 10
-    for _, dispatcher, _ in senders:
+    for _, dispatcher in senders:
         dispatcher.close()
 
 
@@ -47,14 +50,14 @@ def test_a_folder_that_is_away(tmp_path):
     figures, senders = figures_of(tmp_path, "own", "app")
     figures.write()
     (tmp_path / "app").rename(tmp_path / "away")
-    senders[0][0].put([EVENT])
+    senders[0][0].queue.put([EVENT])
     figures.write()
     state = read_state(str(tmp_path / "run"))
     own, app = state["journals"]
     assert (own["queued"], app["queued"]) == (2, 1)
     assert "cannot be counted" in app["needs"][0]
     (tmp_path / "away").rename(tmp_path / "app")
-    for _, dispatcher, _ in senders:
+    for _, dispatcher in senders:
         dispatcher.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support import event
 
 from eventpost import JournalQueue
-from eventpost.queues.journal import inspect
+from eventpost.queues.journal.view import JournalView
 from eventpost.relay import state
 from eventpost.relay.state import Monitor
 from eventpost.testing.clock import ManualClock
@@ -207,7 +207,7 @@ def test_a_folders_part_has_the_sum_and_what_needs_a_person(tmp_path: Path) -> N
     queue = JournalQueue(tmp_path / "j", adopt="never")
     queue.put([event(1), event(2)])
     (tmp_path / "j" / "bad" / "x.bad").write_bytes(b"x")
-    found = state.journal_as_dict(inspect.folder_status(tmp_path / "j"), durability="os", bytes_max=5, in_flight=1)
+    found = state.journal_as_dict(JournalView(tmp_path / "j").status(), durability="os", bytes_max=5, in_flight=1)
     queue.close()
     assert json.loads(json.dumps(found)) == found
     assert [found[name] for name in ("accepted", "queued", "in_flight", "closes", "durability", "bytes_max")] == [

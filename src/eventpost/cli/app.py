@@ -1,4 +1,4 @@
-"""The commands.  Each is short: what it knows it asks ``inspect``, what it shows it hands to ``show``."""
+"""The commands.  Each is short: what it knows it asks a ``View``, what it shows it hands to ``show``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import typer
 from rich.progress import Progress
 
 from .. import __version__
-from ..errors import JournalUnusable
-from ..queues.journal import inspect, shown
+from ..errors import JournalUnusable, QueueUnavailable, RedisUnusable
+from ..queues import shown
+from ..queues.journal import inspect
 from ..queues.journal.repair import repair as mend
-from ..queues.journal.shown import needs_a_person, seen_as_dict
-from . import dead, show
+from ..queues.shown import seen_as_dict
+from . import dead, show, where
 from .check import run_check
-from .dead import Journal, Json, VisitorIds
+from .dead import Json, VisitorIds
 from .micro import LISTEN as MICRO_LISTEN
 from .micro import run_micro
 from .purge import TIMEOUT_S, run_purge
 from .relay import Config, make_token, run_relay, settings_or_usage
 from .relay_options import with_settings
+from .where import Journal, Queue, QueueName
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -61,10 +63,20 @@ def demo(
     raise typer.Exit(run_demo(keep=keep))
 
 
+@app.command("demo-fleet")
+def demo_fleet() -> None:
+    """Show two relays, two senders and two applications on one Valkey, and a kill -9 of each kind, counted."""
+    from .demo_fleet import run_demo_fleet  # noqa: PLC0415 - it loads the HTTP client
+
+    raise typer.Exit(run_demo_fleet())
+
+
 @app.command()
 def send(
-    journal: Journal,
     *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
     until_empty: Annotated[
         bool, typer.Option("--until-empty", help="End once nothing waits that no other live sender holds.")
     ] = False,
@@ -83,11 +95,11 @@ def send(
         typer.Option("--group", metavar="NAME", help="The group that shares the folder.", show_default="private"),
     ] = None,
 ) -> None:
-    """Deliver what lies in a folder, whoever wrote it.  Runs until SIGTERM or Ctrl-C unless told to end."""
+    """Deliver what lies in a queue, whoever put it there.  Runs until SIGTERM or Ctrl-C unless told to end."""
     from .send import run_send  # noqa: PLC0415 - it loads the transports
 
-    inspect.open_folder(journal)
-    raise typer.Exit(run_send(journal, until_empty=until_empty, timeout_s=timeout, endpoint=endpoint, group=group))
+    place = where.place(journal, queue, queue_name)
+    raise typer.Exit(run_send(place, until_empty=until_empty, timeout_s=timeout, endpoint=endpoint, group=group))
 
 
 @app.command()
@@ -152,24 +164,29 @@ def relay_token(*, json_: Json = False) -> None:
 
 
 @app.command()
-def status(journal: Journal, *, json_: Json = False) -> None:
-    """Count a folder, over all processes and restarts.  Exit code 1: something needs a person."""
-    counted = inspect.folder_status(journal)
+def status(
+    *, journal: Journal = None, queue: Queue = None, queue_name: QueueName = None, json_: Json = False
+) -> None:  # fmt: skip
+    """Count a queue, over all processes, machines and restarts.  Exit code 1: something needs a person."""
+    view = where.view(journal, queue, queue_name)
+    counted = view.status()
     if not counted.closes:  # somebody was at work between two reads
         time.sleep(LOOK_AGAIN_S)
-        counted = inspect.folder_status(journal)
+        counted = view.status()
     if json_:
-        show.say_json(inspect.as_dict(counted))
+        show.say_json(counted.values)
     else:
         show.show_status(counted)
-    if needs_a_person(counted):
+    if counted.needs:
         raise typer.Exit(1)
 
 
 @app.command()
 def tail(
-    journal: Journal,
     *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
     last: Annotated[int, typer.Option("--last", "-n", min=1, metavar="N", help="How many.")] = 10,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is put from now on, until Ctrl-C.")
@@ -178,7 +195,7 @@ def tail(
     visitor_ids: VisitorIds = False,
 ) -> None:
     """Show the newest events, in order, with what became of them."""
-    followed = inspect.Tail(inspect.open_folder(journal))
+    followed = where.view(journal, queue, queue_name).follow()
     seen = followed.look(last)
     while True:
         rows = [seen_as_dict(one, visitor_ids=visitor_ids) for one in seen]
@@ -198,8 +215,10 @@ def purge(
         str,
         typer.Option("--visitor", metavar="ID", help="The visitor's id; - reads it from stdin.", show_default=False),
     ],
-    journal: Journal,
     *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0, help="Wait this many seconds for those who have segments in hand.")
     ] = TIMEOUT_S,
@@ -209,12 +228,15 @@ def purge(
 
     Exit code 1: something is not erased yet; it stays asked for.
     """
-    raise typer.Exit(run_purge(journal, visitor, timeout_s=timeout, json_=json_))
+    place = where.place(journal, queue, queue_name)
+    raise typer.Exit(run_purge(place, visitor, timeout_s=timeout, json_=json_))
 
 
 @app.command()
 def verify(
-    journal: Journal,
+    journal: Annotated[
+        Path, typer.Option("--journal", metavar="DIR", help="The journal's folder.", show_default=False, readable=False)
+    ],
     *,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what nobody holds, and say what was done.")] = False,
     json_: Json = False,
@@ -259,6 +281,11 @@ def run() -> int:
         show.say(f"{error.filename} exists, and is not written over: name another file", to=show.err)
     except (FileNotFoundError, JournalUnusable, PermissionError) as error:
         show.say(f"{error.filename}: {error.strerror}" if error.filename else str(error), to=show.err)
+    except RedisUnusable as error:
+        show.say(error, to=show.err)
+    except QueueUnavailable as error:
+        show.say(f"the queue does not answer: {error}", to=show.err)
+        return 1
     except BrokenPipeError:  # who read the output has enough; what is left in its buffer must not be tried again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1

@@ -20,7 +20,8 @@ from typing import Final, Literal
 
 from ..errors import JournalUnusable
 from ..event import Envelope, Event, shown_url
-from ..queues.journal import inspect, shown
+from ..queues import shown
+from ..queues.journal import inspect
 from ..queues.journal.dead import DeadLetter
 from ..queues.journal.disk import Disk
 from ..queues.journal.filesystem import NETWORK_FS, file_system_of
@@ -148,7 +149,7 @@ def check_folder(path: str, settings: RelaySettings, *, own: bool) -> Iterator[F
         remedy = "`eventpost verify --repair` puts the modes right"
         yield Finding("folder", "look", f"{full} has mode {mode:04o}: others than its user may get at events", remedy)
     status = inspect.folder_status(full)
-    for line in shown.needs_a_person(status):
+    for line in inspect.needs_a_person(status):
         yield Finding("folder", "look", f"{full}: {line}", "see `eventpost status`")
     works = f"{status.writers} processes at work" if status.writers else "nobody at work"
     told = f"{full} can be used; {status.queued:,} queued, {status.dead:,} dead, {works}"

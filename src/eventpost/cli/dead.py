@@ -13,18 +13,16 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from ..queues.journal import inspect, shown
-from ..queues.journal.dead import DeadLetter
-from ..queues.journal.shown import letter_as_dict
-from . import show
+from ..queues import shown
+from ..queues.shown import letter_as_dict
+from ..queues.view import Letter, View
+from . import show, where
+from .where import Journal, Queue, QueueName
 
 app = typer.Typer(
     no_args_is_help=True, help="Look at dead letters; send them again, or let them go.", rich_markup_mode=None
 )
 
-Journal = Annotated[  # whether it can be used, `open_folder` says, with the remedy
-    Path, typer.Option("--journal", metavar="DIR", help="The journal's folder.", show_default=False, readable=False)
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 VisitorIds = Annotated[bool, typer.Option("--visitor-ids", help="Show visitor and session ids; masked otherwise.")]
 Ids = Annotated[
@@ -34,9 +32,17 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 
 @app.command("list")
-def list_(journal: Journal, *, json_: Json = False, visitor_ids: VisitorIds = False) -> None:
+def list_(
+    *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
+    json_: Json = False,
+    visitor_ids: VisitorIds = False,
+) -> None:
     """List the dead letters, oldest first."""
-    rows = [letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in inspect.dead_letters(journal)]
+    letters = where.view(journal, queue, queue_name).dead_letters()
+    rows = [letter_as_dict(one, visitor_ids=visitor_ids, with_payload=False) for one in letters]
     if json_:
         show.say_json(rows)
     elif not rows:
@@ -47,14 +53,16 @@ def list_(journal: Journal, *, json_: Json = False, visitor_ids: VisitorIds = Fa
 
 @app.command("show")
 def show_(
-    journal: Journal,
     id_: Annotated[str, typer.Argument(metavar="ID", help="Which, as `dead list` names it.", show_default=False)],
     *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
     json_: Json = False,
     visitor_ids: VisitorIds = False,
 ) -> None:
     """Show one dead letter with the endpoint's answer and its payload."""
-    letter = next((one for one in inspect.dead_letters(journal) if one.id == id_), None)
+    letter = next((one for one in where.view(journal, queue, queue_name).dead_letters() if one.id == id_), None)
     if letter is None:
         raise KeyError(id_)
     value = letter_as_dict(letter, visitor_ids=visitor_ids, with_payload=True)
@@ -70,28 +78,42 @@ def show_(
 
 
 @app.command()
-def retry(journal: Journal, ids: Ids = None, *, all_: All = False, json_: Json = False) -> None:
+def retry(
+    ids: Ids = None,
+    *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
+    all_: All = False,
+    json_: Json = False,
+) -> None:
     """Put dead letters back into the queue, bytes and uuid unchanged."""
-    _change(journal, ids, all_=all_, json_=json_, word="retried", change=inspect.retry_dead)
+    view = where.view(journal, queue, queue_name)
+    _change(view, ids, all_=all_, json_=json_, word="retried", change=view.retry_dead)
 
 
 @app.command()
 def discard(
-    journal: Journal,
     ids: Ids = None,
     *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
     all_: All = False,
     json_: Json = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Give dead letters up for good.  The ledger counts them as dropped: dead_discarded."""
-    _change(journal, ids, all_=all_, json_=json_, word="discarded", change=inspect.discard_dead, ask=not yes)
+    view = where.view(journal, queue, queue_name)
+    _change(view, ids, all_=all_, json_=json_, word="discarded", change=view.discard_dead, ask=not yes)
 
 
 @app.command()
 def export(
-    journal: Journal,
     *,
+    journal: Journal = None,
+    queue: Queue = None,
+    queue_name: QueueName = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File to write (made 0600; must not exist).", show_default="stdout"),
@@ -100,13 +122,12 @@ def export(
     visitor_ids: VisitorIds = False,
 ) -> None:
     """Write all dead letters with their payloads as JSON."""
-    letters = inspect.dead_letters(journal)
+    letters = where.view(journal, queue, queue_name).dead_letters()  # no queue, no file
     if output is None:
         for _, text in _exported(letters, array=json_, visitor_ids=visitor_ids):
             sys.stdout.write(text)
         sys.stdout.flush()
         return
-    inspect.open_folder(journal)  # no journal, no file
     count = 0
     with (
         os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
@@ -119,7 +140,7 @@ def export(
     show.say(f"{shown.count(count, 'dead letter')} written to {output}", to=show.err)
 
 
-def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) -> Iterator[tuple[int, str]]:
+def _exported(letters: Iterable[Letter], *, array: bool, visitor_ids: bool) -> Iterator[tuple[int, str]]:
     """Yield the text of an export, piece by piece, with the letters so far: there may be more than memory holds."""
     count = 0
     for count, letter in enumerate(letters, 1):
@@ -133,12 +154,12 @@ def _exported(letters: Iterable[DeadLetter], *, array: bool, visitor_ids: bool) 
 
 
 def _change(
-    journal: Path, ids: list[str] | None, *, all_: bool, json_: bool, word: str, change: Callable[..., int],
+    view: View, ids: list[str] | None, *, all_: bool, json_: bool, word: str, change: Callable[..., int],
     ask: bool = False,
 ) -> None:  # fmt: skip
     if bool(ids) == all_:
         raise typer.BadParameter("name dead letters by their ids, or say --all")
-    there = dict.fromkeys(one.id for one in inspect.dead_letters(journal))
+    there = dict.fromkeys(one.id for one in view.dead_letters())
     chosen = list(there if all_ else dict.fromkeys(ids or ()))
     for one in chosen:
         if one not in there:
@@ -149,7 +170,7 @@ def _change(
         typer.confirm(f"Discard {shown.count(len(chosen), 'dead letter')} for good?", abort=True)
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task(word, total=len(chosen))
-        done = change(journal, chosen if ask or not all_ else None, progress=lambda count: bar.advance(task, count))
+        done = change(chosen if ask or not all_ else None, progress=lambda count: bar.advance(task, count))
     if json_:
         show.say_json({word: done})
     else:

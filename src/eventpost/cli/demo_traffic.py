@@ -1,8 +1,9 @@
 """The application in the demo: a real Optimizely client that decides and tracks, until told to stop.
 
 One process of it is started as ``python -m eventpost.cli.demo_traffic``, with the same arguments on both sides but one:
-with ``--journal`` events go through EventProcessor, EventDispatcher and a JournalQueue in that folder, without it
-through the SDK's own BatchEventProcessor and EventDispatcher with their defaults.  (The SDK has its endpoint
+with ``--journal`` events go through EventProcessor, EventDispatcher and a JournalQueue in that folder (with ``--queue``
+into a queue that machines share, which others send from), without it through the SDK's own BatchEventProcessor and
+EventDispatcher with their defaults.  (The SDK has its endpoint
 hard-coded, so there an adapter of one line changes the URL and hands the event on.)
 
 The witness is a file to which the uuid of an event is appended once the pipeline has said yes to it: what it should
@@ -30,6 +31,7 @@ from optimizely.event_dispatcher import EventDispatcher as OfficialDispatcher
 from ..doors.dispatcher import EventDispatcher
 from ..doors.processor import EventProcessor
 from ..queues.journal import JournalQueue
+from ..queues.place import SharedQueue
 
 CLOSE_TIMEOUT_S = 5.0
 
@@ -69,6 +71,7 @@ def main() -> int:
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--witness", required=True)
     parser.add_argument("--journal")
+    parser.add_argument("--queue")
     parser.add_argument("--rate", type=float, required=True, help="visits a second")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="the demo's process")
@@ -82,6 +85,10 @@ def main() -> int:
     dispatcher: EventDispatcher | None = None
     if options.journal:
         dispatcher = EventDispatcher(JournalQueue(options.journal), endpoint=options.endpoint, sender="thread")
+        inner = EventProcessor(dispatcher)
+    elif options.queue:
+        shared = SharedQueue(options.queue).open(durability="fsync")
+        dispatcher = EventDispatcher(shared, endpoint=options.endpoint, sender="none")
         inner = EventProcessor(dispatcher)
     else:
         # The arguments that Optimizely(datafile) gives it.

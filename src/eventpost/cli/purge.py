@@ -5,20 +5,29 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.progress import Progress
 
 from ..queues.journal.purge import Purged, purge
+from ..queues.place import JournalFolder, Place
 from . import show
 
-TIMEOUT_S = 30.0
+TIMEOUT_S: Final = 30.0
+_SHARED: Final = (
+    "purge reaches journals only, and nothing was erased. From a shared queue an event goes with its delivery: let "
+    "senders empty it, then find the person's dead letters with `dead export --visitor-ids`, discard those, and have "
+    "the server write its append-only file anew (BGREWRITEAOF); docs/fleet.md says more"
+)
 
 
-def run_purge(journal: Path, visitor: str, *, timeout_s: float, json_: bool) -> int:
+def run_purge(place: Place, visitor: str, *, timeout_s: float, json_: bool) -> int:
     """Erase; return the exit code: 1 if something is left."""
+    if not isinstance(place, JournalFolder):
+        show.say(_SHARED, to=show.err)
+        return 1
+    journal = place.path
     visitor_id = _read_id() if visitor == "-" else visitor
     with Progress(console=show.err, disable=not show.err.is_terminal, transient=True) as bar:
         task = bar.add_task("reading", total=None)

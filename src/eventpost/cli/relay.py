@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ..errors import JournalUnusable
+from ..errors import EventpostError, JournalUnusable
 from ..relay.access import make_digest
 from ..relay.row import SettingError
 from ..relay.settings import RelaySettings, read_settings
@@ -38,7 +38,8 @@ def settings_or_usage(flags: dict[str, Any], config: Path | None) -> RelaySettin
 def run_relay(settings: RelaySettings) -> int:
     """Run the relay until a signal; return the exit code: 2 if it could not start."""
     try:
-        from ..relay.supervisor import LOG_FORMAT, CannotStart, Supervisor  # noqa: PLC0415 - the extra may be missing
+        from ..relay.holding import CannotStart  # noqa: PLC0415 - as below
+        from ..relay.supervisor import LOG_FORMAT, Supervisor  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("eventpost"):
             raise
@@ -51,9 +52,14 @@ def run_relay(settings: RelaySettings) -> int:
     except (CannotStart, JournalUnusable) as error:
         show.say(error, to=show.err)
         return 2
-    for status in supervisor.status():
+    try:
+        found = supervisor.status()
+    except (OSError, EventpostError) as error:
+        show.say(f"stopped; the queue cannot be counted: {error}", to=show.err)
+        return code
+    for status in found:
         told = show.the_sum(status.accepted, status.delivered, status.queued, status.dead, status.dropped)
-        kept = f"; {status.queued:,} stay in {status.path}" if status.queued else ""
+        kept = f"; {status.queued:,} stay in {status.place}" if status.queued else ""
         show.say(f"stopped: {told}{kept}")
     return code
 

@@ -11,7 +11,15 @@ import typer
 from ..relay.row import Row
 from ..relay.settings import TABLE
 
-_METAVARS: Final = {"listen": "HOST:PORT", "journal": "DIR", "group": "NAME", "prefix": "PATH"}
+_METAVARS: Final = {
+    "listen": "HOST:PORT",
+    "journal": "DIR",
+    "group": "NAME",
+    "prefix": "PATH",
+    "queue": "URL",
+    "queue_name": "NAME",
+    "spill": "DIR",
+}
 
 
 def _option(row: Row) -> Any:
@@ -30,10 +38,12 @@ def _annotation(row: Row) -> Any:
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command that takes ``flags``, a dict by the settings' names, an option for each of the relay's settings.
 
-    Its other parameters, keyword-only, stay its own options and come first.
+    Its other parameters, keyword-only, stay its own options and come first; a setting that is called as one of them has
+    no option there.
     """
     own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "flags"]
-    names = {row.name for row in TABLE}
+    rows = [row for row in TABLE if row.name not in {one.name for one in own}]
+    names = {row.name for row in rows}
 
     def called(**values: Any) -> Any:
         flags = {name: value for name, value in values.items() if name in names}
@@ -42,7 +52,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     parameters = [
         inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(row))
-        for row in TABLE
+        for row in rows
     ]
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]  # read by inspect, and so by typer

@@ -1,7 +1,8 @@
-"""``eventpost send``: a sender of its own for a folder that other processes write to.
+"""``eventpost send``: a sender of its own for a queue that other processes put into.
 
-It adopts whatever its writers are not sending themselves: segments of processes that are gone, and of those that only
-store (``sender="none"``).  A segment whose writer lives and sends is left to that writer.
+Of a folder it adopts whatever its writers are not sending themselves: segments of processes that are gone, and of those
+that only store (``sender="none"``).  A segment whose writer lives and sends is left to that writer.  From a queue that
+machines share it claims beside all other senders; what one of these held that is gone, it takes when its lease ends.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 import typer
@@ -20,7 +20,11 @@ from rich.progress import Progress
 from ..doors.dispatcher import EventDispatcher
 from ..doors.encode import check_url
 from ..queues.journal import JournalQueue
+from ..queues.place import JournalFolder, Place, SharedQueue
+from ..queues.protocol import Queue
 from . import show
+from .leftovers import Leftovers
+from .where import wrong_usage
 
 LOOK_S: Final = 0.05
 EMPTY_FOR_S: Final = 0.3
@@ -29,7 +33,7 @@ CLOSE_TIMEOUT_S: Final = 10.0
 
 
 def run_send(
-    journal: str | os.PathLike[str],
+    place: Place,
     *,
     until_empty: bool,
     timeout_s: float | None,
@@ -37,21 +41,21 @@ def run_send(
     group: str | None,
 ) -> int:
     """Deliver until told to end; returns the exit code: 1 if ``until_empty`` was not reached in time."""
-    with _wrong_usage("--endpoint"):
+    with wrong_usage("--endpoint"):
         send_to = None if endpoint is None else check_url(endpoint)
+    if isinstance(place, JournalFolder):
+        place.view()  # a sender makes no folder: a wrong path is an error, not an empty journal
     told = _told_to_end()
-    shared_with: str | int | None = int(group) if group is not None and group.isdecimal() else group
-    with _wrong_usage("--group"):
-        queue = JournalQueue(journal, adopt="always", group=shared_with, allow_network_fs=True)
-    with _wrong_usage("the environment"):
+    queue, begin, is_left = _opened(place, group)
+    with wrong_usage("the environment"):
         dispatcher = EventDispatcher(queue, send_to=send_to, sender="thread")  # this one sends, whatever is set
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    queue.scan()  # before there is a sender's thread: what lies here now is counted from the first look on
+    begin()  # before there is a sender's thread: what lies here now is counted from the first look on
     dispatcher.start()
     emptied = stopped = False
     try:
         if until_empty:
-            emptied, stopped = _until_empty(dispatcher, queue, told, deadline)
+            emptied, stopped = _until_empty(dispatcher, is_left, told, deadline)
         else:  # nothing to count here: an idle sender costs only its thread's looks
             stopped = bool(select.select([told], [], [], timeout_s)[0])
     finally:
@@ -62,13 +66,19 @@ def run_send(
     return 1 if until_empty and not emptied else 0
 
 
-@contextmanager
-def _wrong_usage(where: str) -> Iterator[None]:
-    """Say a value that makes no sense as the command line says it; the message names what is wanted."""
-    try:
-        yield
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=where) from None
+def _opened(place: Place, group: str | None) -> tuple[Queue, Callable[[], object], Callable[[], bool]]:
+    """Return the queue, how it begins, and what tells whether something is left that this sender may get to send."""
+    if isinstance(place, SharedQueue):
+        if group is not None:
+            raise typer.BadParameter("a group shares a journal's folder, not a queue", param_hint="--group")
+        with wrong_usage("--queue"):
+            shared = place.open()
+        leftovers = Leftovers(place.view(), shared.writer)
+        return shared, lambda: None, leftovers.look
+    shared_with: str | int | None = int(group) if group is not None and group.isdecimal() else group
+    with wrong_usage("--group"):
+        queue = JournalQueue(place.path, adopt="always", group=shared_with, allow_network_fs=True)
+    return queue, queue.scan, lambda: queue.left_to_adopt() > 0
 
 
 def _told_to_end() -> int:
@@ -86,7 +96,7 @@ def _told_to_end() -> int:
 
 
 def _until_empty(
-    dispatcher: EventDispatcher, queue: JournalQueue, told: int, deadline: float | None
+    dispatcher: EventDispatcher, is_left: Callable[[], bool], told: int, deadline: float | None
 ) -> tuple[bool, bool]:
     """Wait until nothing is left, a signal, or the deadline; tells whether nothing was, and whether a signal came."""
     empty_since: float | None = None
@@ -102,6 +112,6 @@ def _until_empty(
                 empty_since = None
                 continue
             empty_since = now if empty_since is None else empty_since
-            if now - empty_since >= EMPTY_FOR_S and not queue.left_to_adopt():
+            if now - empty_since >= EMPTY_FOR_S and not is_left():
                 return True, False
     return False, False

@@ -1,6 +1,6 @@
-"""How things look in a terminal; what is shown of an event, and masked, says ``queues.journal.shown``.
+"""How things look in a terminal; what is shown of an event, and masked, says ``queues.shown``.
 
-What lies in a journal was written by others: control characters never reach the terminal, and rich's markup is never
+What lies in a queue was written by others: control characters never reach the terminal, and rich's markup is never
 read from data.
 """
 
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..event import shown_url
-from ..queues.journal.inspect import FolderStatus
-from ..queues.journal.shown import count, needs_a_person
+from ..queues.shown import count
+from ..queues.view import Status
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -85,30 +85,58 @@ def the_sum(accepted: int, delivered: int, queued: int, dead: int, dropped: Mapp
     return f"accepted {accepted:,} = delivered {delivered:,} + queued {queued:,} + dead {dead:,} + dropped {lost}"
 
 
-def show_status(status: FolderStatus) -> None:
-    """Print a folder's status."""
-    say(status.path, style="bold")
+def show_status(status: Status) -> None:
+    """Print a queue's status."""
+    say(status.place, style="bold")
     say(the_sum(status.accepted, status.delivered, status.queued, status.dead, status.dropped))
     if not status.closes:
         say("this sum does not close", style="bold red")
     oldest = f", the oldest waiting for {age(status.oldest_age_s)}" if status.queued else ""
-    say(
-        f"{count(status.segments, 'segment')}, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; "
-        f"{count(status.writers, 'process', 'processes')} at work{oldest}"
-    )
+    if status.kind == "journal":
+        stored = count(status.values["segments"], "segment")
+        works = f"{count(status.values['writers'], 'process', 'processes')} at work"
+    else:
+        stored = f"{count(len(status.values['shards']), 'part')}, {status.in_flight or 0:,} of the queued in hand"
+        works = f"{count(len(status.values['members']), 'sender')} known"
+    say(f"{stored}, {size(status.stored_bytes)}; dead letters {size(status.dead_bytes)}; {works}{oldest}")
     if status.lanes:
-        lanes = table("endpoint", "#queued", "#stored", "#oldest")
-        for lane in status.lanes:
-            row(
-                lanes,
-                shown_url(lane.url),
-                f"{lane.queued:,}",
-                size(lane.stored_bytes),
-                age(lane.oldest_age_s) if lane.queued else "-",
-            )
-        out.print(lanes)
-    for line in needs_a_person(status):
+        _show_lanes(status)
+    if status.kind == "streams":
+        _show_fleet(status)
+    for line in status.needs:
         say(line, style="yellow")
+
+
+def _show_lanes(status: Status) -> None:
+    known = any(lane.stored_bytes is not None for lane in status.lanes)
+    lanes = table("endpoint", "#queued", *(["#stored"] if known else []), "#oldest")
+    for lane in status.lanes:
+        cells = [shown_url(lane.url), f"{lane.queued:,}"]
+        if known:
+            cells.append(size(lane.stored_bytes or 0))
+        row(lanes, *cells, age(lane.oldest_age_s) if lane.queued else "-")
+    out.print(lanes)
+
+
+def _show_fleet(status: Status) -> None:
+    """Print what only a queue has that machines share: its parts, and who holds what."""
+    shards = table("#part", "server", "#waiting", "#in hand", "#stored", "#dead", "#oldest", "")
+    for one in status.values["shards"]:
+        row(
+            shards, one["number"], one["address"], f"{one['queued']:,}", f"{one['in_flight']:,}",
+            size(one["stored_bytes"]), f"{one['dead']:,}", age(one["oldest_age_s"]), one["trouble"],
+        )  # fmt: skip
+    out.print(shards)
+    if status.values["members"]:
+        members = table("sender", "#entries in hand", "#asked")
+        for one in status.values["members"]:
+            row(members, one["name"], f"{one['entries_held']:,}", f"{age(one['idle_s'])} ago")
+        out.print(members)
+    last = status.values["slowest"]
+    if last is not None:
+        say(f"slowest: {last['name']}, which asked last {age(last['idle_s'])} ago")
+    for line in status.values["kept"]:
+        say(line)
 
 
 def lines(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:

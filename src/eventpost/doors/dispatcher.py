@@ -158,6 +158,8 @@ class EventDispatcher:
                 self._closed, self._closed_because = True, "the process ends: nothing would send this any more"
         if hasattr(self.queue, "sends"):
             self.queue.sends = self._sends
+        if hasattr(self.queue, "may_start"):  # it may need a thread of its own
+            self.queue.may_start = lifetime.a_helper_may_start
         self._put = self.queue.put
         self._notice = self._thread.notice if self._sends else _nobody_to_notice
 
@@ -359,6 +361,9 @@ class EventDispatcher:
                 return  # said already, or only a thread's end is waited for
             said = True
             fate = "stay in the queue" if self.queue.durability != "memory" else "would be lost"
+            left_here: Callable[[], str] | None = getattr(self.queue, "left_here", None)
+            if left_here is not None and (here := left_here()):
+                fate = f"{fate}, {here}"
             text = (
                 f"eventpost: {stats.queued + stats.in_flight} events pending, "
                 f"waiting up to {round(timeout_s, 1):g} s for them; Ctrl-C to leave at once (they {fate})"

@@ -143,6 +143,11 @@ def threads_may_start() -> bool:
     return bool(uwsgi.mule_id() or uwsgi.i_am_the_spooler())
 
 
+def a_helper_may_start() -> bool:
+    """Tell whether a thread that is not waited for may be started here: not any more once the process ends, either."""
+    return not _over and threads_may_start()
+
+
 def _before_fork() -> None:
     global _forks_in_thread  # noqa: PLW0603 - the child can't find it out any more: there this thread is the main one
     in_thread = sys.platform == "linux" and threading.get_native_id() != getpid()

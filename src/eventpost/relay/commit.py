@@ -1,10 +1,11 @@
-"""How a worker stores: at once at ``os``, together with others at ``fsync``.
+"""How a worker stores: at once where a put does not wait, together with others where it does.
 
-A put at ``os`` is a store into memory that the kernel keeps; it is made where the request is handled.  A put at
-``fsync`` waits for the device, so it is made on a thread of its own: everything that came in while the last sync was
-under way goes into one put, which is one sync for each endpoint, and only then are these requests answered.  A queue
-takes all of a put or none; where it takes none for want of room, each event is tried by itself, until one finds none.
-A disk that fails is not asked again for each: a sync that is not answered takes half a minute to be given up.
+A put into a journal at ``os`` is a store into memory that the kernel keeps; it is made where the request is handled.
+One at ``fsync`` waits for the device, one into a queue that machines share for a server.  So these are made on a thread
+of their own: everything that came in while the last put was under way goes into one, which is one sync for each
+endpoint, or one round trip, and only then are these requests answered.  A queue takes all of a put or none; where it
+takes none for want of room, each event is tried by itself, until one finds none.  A disk or a server that fails is not
+asked again for each: a sync that is not answered takes half a minute to be given up.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ turns, and each sync is for one of them.
 GATHER_MAX_S: Final = 0.001
 _ONE_MAY_FIT: Final = frozenset({"too_large", "queue_full"})
 _DETAILS: Final = {
-    "queue_full": "the journal holds as many bytes as it may: the endpoint is behind",
+    "queue_full": "the queue holds as many bytes as it may: the endpoint is behind",
+    "redis_unavailable": "the queue's server does not answer",
+    "redis_unusable": "the queue's server cannot hold a queue: see the relay's log",
+    "redis_unconfirmed": "too few replicas have the event, or it is not on the server's disk",
+    "redis_full": "the memory of the queue's server is full",
     "disk_full": "the disk is full",
     "folder_gone": "the journal's folder is gone",
     "permission": "the journal's folder may not be written to",
@@ -50,8 +55,8 @@ class Putting(Protocol):
 def denied_by(error: QueueError) -> Denied:
     """Return the answer to what a queue refused."""
     if isinstance(error, EventTooLarge):
-        return Denied(413, "too_large", "the event is larger than the journal can take")
-    return unavailable(error.reason, _DETAILS.get(error.reason, "the journal cannot store at the moment"))
+        return Denied(413, "too_large", "the event is larger than the queue can take")
+    return unavailable(error.reason, _DETAILS.get(error.reason, "the queue cannot store at the moment"))
 
 
 def put_now(queue: Putting, *events: Event) -> Denied | None:

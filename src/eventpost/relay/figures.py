@@ -1,7 +1,7 @@
-"""The main process's figures: counts the folders, and writes what every worker shows, on a thread of its own.
+"""The main process's figures: counts the queues, and writes what every worker shows, on a thread of its own.
 
 Counting a folder reads a little of each of its segments; with a large backlog that takes a while, so the next count
-waits for ten times as long as the last one took.  A disk that hangs holds up this thread and nothing else.
+waits for ten times as long as the last one took.  A disk or a server that hangs holds up this thread and nothing else.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ..doors.dispatcher import EventDispatcher
-from ..queues.journal import JournalQueue
-from ..queues.journal.inspect import folder_status
+from ..errors import EventpostError
+from ..queues.journal.view import JournalView
+from ..queues.shown import count
+from ..queues.view import Status
 from .children import Slot
+from .holding import Holding
 from .state import Monitor, journal_as_dict, write_state
 
 EVERY_S: Final = 0.5
@@ -31,7 +34,7 @@ class Figures:
 
     Args:
         run_dir: where to.
-        senders: each journal's queue, its dispatcher and its bound in bytes, None where that is not ours to know.
+        senders: the queues, each with its dispatcher, None where others send.
         slots: the workers.
         monitor: what happened.
         refused: returns what the doors of all workers refused, by reason.
@@ -40,7 +43,7 @@ class Figures:
     def __init__(
         self,
         run_dir: str,
-        senders: Sequence[tuple[JournalQueue, EventDispatcher, int | None]],
+        senders: Sequence[tuple[Holding, EventDispatcher | None]],
         slots: Sequence[Slot],
         monitor: Monitor,
         refused: Callable[[], Mapping[str, int]],
@@ -92,18 +95,50 @@ class Figures:
         write_state(self._run_dir, state | {"next_s": next_s} | self._monitor.as_dict())
         return next_s
 
-    def _count(self, queue: JournalQueue, dispatcher: EventDispatcher, bytes_max: int | None) -> dict[str, Any]:
-        """Return a folder's part; where it can't be counted, what was last known of it, and why."""
-        try:
-            status = folder_status(queue.path)
-        except OSError as error:
-            known = self._known.get(queue.path) or _unknown(queue.path)
-            return known | {"needs": [f"{queue.path} cannot be counted: {error.strerror or error}"]}
-        found = journal_as_dict(
-            status, durability=queue.durability, bytes_max=bytes_max, in_flight=dispatcher.stats().in_flight
-        )
-        self._known[queue.path] = found
+    def _count(self, holding: Holding, dispatcher: EventDispatcher | None) -> dict[str, Any]:
+        """Return a queue's part, with what has spilled of it here."""
+        found = self._look(holding, dispatcher)
+        if holding.spill is not None and os.path.isdir(holding.spill):
+            try:
+                found = _with_spill(found, JournalView(holding.spill).status())
+            except OSError as error:
+                found["needs"] = [*found["needs"], f"{holding.spill} cannot be counted: {error.strerror or error}"]
         return found
+
+    def _look(self, holding: Holding, dispatcher: EventDispatcher | None) -> dict[str, Any]:
+        """Return a queue's part; where it can't be counted, what was last known of it, and why."""
+        place = holding.view.place
+        try:
+            status = holding.view.status()
+        except (OSError, EventpostError) as error:
+            known = self._known.get(place) or _unknown(place)
+            return known | {"needs": [f"{place} cannot be counted: {getattr(error, 'strerror', None) or error}"]}
+        in_flight = None if dispatcher is None or status.kind != "journal" else dispatcher.stats().in_flight
+        found = journal_as_dict(
+            status, durability=holding.queue.durability, bytes_max=holding.bytes_max, in_flight=in_flight
+        )
+        found["needs"] = [*found["needs"], *holding.complaints()]
+        self._known[place] = found
+        return found
+
+
+def _with_spill(found: dict[str, Any], spill: Status) -> dict[str, Any]:
+    """Return a queue's part with what waits on this machine for its server: that is accepted, and queued.
+
+    What has moved on is settled there, and counted by the queue.
+    """
+    dropped = dict(found["dropped"])
+    for reason, events in spill.dropped.items():
+        dropped[reason] = dropped.get(reason, 0) + events
+    kept = spill.queued + spill.dead
+    needs = list(spill.needs)
+    if kept:
+        needs.append(f"{count(kept, 'event')} in {spill.place} until the queue's server takes them")
+    return found | {
+        "accepted": found["accepted"] + kept + sum(spill.dropped.values()), "queued": found["queued"] + spill.queued,
+        "dead": found["dead"] + spill.dead, "dropped": dropped, "needs": [*found["needs"], *needs],
+        "spilled": spill.queued, "closes": found["closes"] and spill.closes,
+    }  # fmt: skip
 
 
 def _unknown(path: str) -> dict[str, Any]:
@@ -121,4 +156,12 @@ def _unknown(path: str) -> dict[str, Any]:
         "bad",
     )
     nothing: dict[str, Any] = {"dropped": {}, "oldest_age_s": None, "lanes": [], "trouble": [], "closes": True}
-    return {"path": path, **dict.fromkeys(counts, 0), **nothing, "durability": "", "bytes_max": None, "in_flight": None}
+    return {
+        "kind": "journal",
+        "path": path,
+        **dict.fromkeys(counts, 0),
+        **nothing,
+        "durability": "",
+        "bytes_max": None,
+        "in_flight": None,
+    }

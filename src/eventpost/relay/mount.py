@@ -46,8 +46,10 @@ def make_page(settings: RelaySettings, run_dir: str, access: Access) -> ASGIApp:
     """Return the page; without the journals that are gone: a worker has to be able to start without them."""
     from .page import build_page  # noqa: PLC0415 - starlette and jinja2 take a while, and micro has no page
 
-    there = [path for path in settings.journal if _is_there(path)]
-    return build_page(run_dir=run_dir, journals=there, access=access, visitor_ids=settings.visitor_ids)
+    there = [] if settings.queue is not None else [path for path in settings.journal if _is_there(path)]
+    return build_page(
+        run_dir=run_dir, journals=there, shared=settings.shared, access=access, visitor_ids=settings.visitor_ids
+    )
 
 
 def _is_there(path: str) -> bool:

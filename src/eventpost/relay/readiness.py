@@ -1,4 +1,4 @@
-"""``/readyz``: can this worker store?  Asked of the folder itself, in a thread, with a deadline, and not too often.
+"""``/readyz``: can this worker store?  Asked of the queue itself, in a thread, with a deadline, and not too often.
 
 An endpoint that is down does not make the relay unready: taking events meanwhile is what it is for.
 """
@@ -10,8 +10,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from ..queues.journal.probe import why_full_or_gone
-from ..queues.journal.queue import JournalQueue
 from .answers import Denied, unavailable
 
 AGE_MAX_S: Final = 1.0
@@ -39,15 +37,9 @@ class Readiness:
         looking = self._looking
         done, _ = await asyncio.wait([looking], timeout=DEADLINE_S)
         if not done:  # it goes on: a disk that hangs must not collect a thread for each question
-            return unavailable("disk", f"the disk did not answer within {DEADLINE_S:g} s")
+            return unavailable("disk", f"the disk, or the server, did not answer within {DEADLINE_S:g} s")
         if self._looking is looking:
             self._looking, self._said_at = None, monotonic()
             why = looking.result()
-            self._said = None if why is None else unavailable(why, "the journal cannot store at the moment")
+            self._said = None if why is None else unavailable(why, "the queue cannot store at the moment")
         return self._said
-
-
-def of_journal(queue: JournalQueue, bytes_max: int) -> Readiness:
-    """Return the readiness of a worker that stores into this queue."""
-    durable = queue.durability == "fsync"
-    return Readiness(lambda: why_full_or_gone(queue.folder, bytes_max=bytes_max, durable=durable))

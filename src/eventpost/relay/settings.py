@@ -27,7 +27,8 @@ from typing import Any, Final, Literal
 from ..doors.encode import check_url
 from ..errors import EventpostError
 from ..queues.journal.folder import resolved
-from ..settings import ENDPOINT_BODY_BYTES_MAX
+from ..queues.place import SharedQueue, check_address
+from ..settings import ENDPOINT_BODY_BYTES_MAX, SETTINGS, shared_queue
 from .access import Rules, digest_of, is_loopback, network_of, origin_of
 from .row import Row, SettingError
 
@@ -37,14 +38,16 @@ else:
     import tomli as tomllib
 
 CONFIG_ENV: Final = "EVENTPOST_RELAY_CONFIG"
+QUEUE_ENV: Final = SETTINGS["queue"].env
+"""Names the queue of every process of a machine; a relay that is told of a journal is not meant."""
 US_ENDPOINT: Final = "https://logx.optimizely.com/v1/events"
 EU_ENDPOINT: Final = "https://eu.logx.optimizely.com/v1/events"
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
-def _row(default: Any, meaning: str, **more: Any) -> Any:
-    return field(default=default, metadata={"meaning": meaning, **more})
+def _row(default: Any, meaning: str, *, secret: bool = False, **more: Any) -> Any:
+    return field(default=default, repr=not secret, metadata={"meaning": meaning, **more})
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -96,12 +99,26 @@ class RelaySettings:
         "folder of the relay's own journal; further ones are those of applications, whose events it sends, too",
         check=_journal,
     )
-    durability: Literal["os", "fsync"] = _row(
-        "os", "what a 204 survives: the death of every process (os), or power loss, too (fsync)",
-        choices=("os", "fsync"),
+    queue: str | None = _row(
+        None, "URL of a queue in Redis or Valkey, instead of journals; EVENTPOST_QUEUE names it, too",
+        check=check_address, secret=True,
+    )  # fmt: skip
+    queue_name: str | None = _row(
+        None, "its name, part of all its keys; none: as EVENTPOST_QUEUE_NAME says, or eventpost"
+    )
+    replicas: int = _row(0, "how many of the server's replicas have to have an event before the 204", highest=16)
+    spill: str | None = _row(
+        None, "folder of a journal for what comes while the queue is away; none: 503", check=_journal
+    )
+    send: bool = _row(True, "send what is stored; off where others do (`eventpost send`)")
+    durability: Literal["os", "fsync", "host"] = _row(
+        "os", "what a 204 survives: the death of every process (os), power loss (fsync), the loss of the server (host)",
+        choices=("os", "fsync", "host"),
     )  # fmt: skip
     bytes_max: int = _row(
-        4 << 30, "bound on the relay's own journal, in bytes; beyond it the answer is 503", lowest=1 << 20
+        4 << 30,
+        "bound on the relay's own journal, or on the queue, in bytes; beyond it the answer is 503",
+        lowest=1 << 20,
     )
     group: str | None = _row(None, "group that shares the relay's own journal; none: private to the user")
     endpoint: str | None = _row(None, "URL to send everything to, instead of Optimizely's two", check=_url)
@@ -161,6 +178,14 @@ class RelaySettings:
     def shared_with(self) -> str | int | None:
         """The group, by its number if it is one."""
         return int(self.group) if self.group is not None and self.group.isdecimal() else self.group
+
+    @property
+    def shared(self) -> SharedQueue | None:
+        """The queue that machines share, with what the environment says beside it; None: journals.
+
+        Raises ValueError, OSError: a password's file can't be read.
+        """
+        return None if self.queue is None else shared_queue(self.queue, self.queue_name)
 
     @property
     def us_url(self) -> str:
@@ -230,6 +255,8 @@ def read_settings(
             value, source = row.parse(environ[row.env], row.env), row.env
         elif row.name in in_file:
             value, source = in_file[row.name], f"{path}: {row.name}"
+        elif row.name == "queue" and "journal" not in values and environ.get(QUEUE_ENV):
+            value, source = environ[QUEUE_ENV], QUEUE_ENV
         else:
             continue
         values[row.name] = row.checked(value, source)
@@ -257,6 +284,14 @@ def _check_together(made: RelaySettings) -> None:
     """Refuse what makes no sense together, above all a relay that anyone could use without its owner's word."""
     if not made.journal:
         raise SettingError("a journal is needed")
+    if made.queue is not None:
+        _check_queue(made)
+    else:
+        for name in ("queue_name", "replicas", "spill"):
+            if name in made.sources:
+                raise SettingError(f"{_named(made, name)} means nothing without queue")
+        if made.durability == "host":
+            raise SettingError(f"{_named(made, 'durability')}: host needs a queue on a server with replicas")
     if len({resolved(path) for path in made.journal}) < len(made.journal):
         raise SettingError(f"{_named(made, 'journal')}: the same folder is named twice")
     if made.tls_key and not made.tls_cert:
@@ -270,6 +305,23 @@ def _check_together(made: RelaySettings) -> None:
             f"{_named(made, 'listen')}: beyond loopback anyone could send events. Name a token (`eventpost relay-token`"
             " makes one), the origins of web pages, or the authority of client certificates; or say --open"
         )
+
+
+def _check_queue(made: RelaySettings) -> None:
+    for name in ("journal", "group"):
+        if name in made.sources:
+            raise SettingError(
+                f"{_named(made, name)} means nothing with queue: what lies in a folder is sent by `eventpost send`, or "
+                "by a relay of its own"
+            )
+    if made.durability == "host" and not made.replicas:
+        raise SettingError(f"{_named(made, 'durability')}: host needs replicas, at least 1")
+    try:
+        assert made.shared is not None  # noqa: S101 - queue is set
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    except OSError as error:
+        raise SettingError(f"EVENTPOST_QUEUE_PASSWORD_FILE: {error.filename}: {error.strerror}") from None
 
 
 def share_run_dir(path: str) -> None:

@@ -23,8 +23,7 @@ import orjson
 
 from ..clock import Clock, SystemClock
 from ..event import shown_url
-from ..queues.journal.inspect import FolderStatus, as_dict
-from ..queues.journal.shown import needs_a_person
+from ..queues.view import Status
 from ..sender.primitives import RLock
 from ..watch.signals import (
     BreakerChanged,
@@ -227,15 +226,16 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def journal_as_dict(
-    status: FolderStatus, *, durability: str, bytes_max: int | None, in_flight: int | None = None
+    status: Status, *, durability: str, bytes_max: int | None, in_flight: int | None = None
 ) -> dict[str, Any]:
-    """Return one folder's part of the state.
+    """Return one queue's part of the state.
 
     ``bytes_max``: its bound, None where it is another process's to know.  ``in_flight``: events whose requests are out
-    just now, which the folder counts as queued; None: not known.
+    just now, which a folder counts as queued; None: not known.
     """
-    more = {"durability": durability, "bytes_max": bytes_max, "in_flight": in_flight}
-    return as_dict(status) | more | {"needs": needs_a_person(status)}
+    known = status.in_flight if status.in_flight is not None else in_flight
+    more = {"durability": durability, "bytes_max": bytes_max, "in_flight": known}
+    return status.values | more | {"kind": status.kind, "path": status.place, "needs": status.needs}
 
 
 def write_state(run_dir: str, state: Mapping[str, Any]) -> None:

@@ -19,17 +19,19 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Final
 
 from ..doors.dispatcher import EventDispatcher
 from ..event import shown_url
-from ..queues.journal import JournalQueue, inspect
-from ..queues.journal.inspect import FolderStatus
+from ..queues.protocol import Queue
+from ..queues.view import Status
 from ..settings import build_transport
 from ..watch.signals import Observer
 from .allowed import AllowedTransport
 from .children import BACKLOG, RESTART_FIRST_S, Slot, Told
 from .figures import Figures
+from .holding import CannotStart, open_holdings
 from .mount import make_metrics, make_observers
 from .run_dir import RunDir
 from .settings import RelaySettings, share_run_dir
@@ -42,10 +44,6 @@ BIND_TIMEOUT_S: Final = 5.0
 TICK_S: Final = 0.1
 STOP_SPARE_S: Final = 3.0
 _log = logging.getLogger("eventpost.relay")
-
-
-class CannotStart(Exception):  # noqa: N818 - names a state
-    """The relay cannot start; the message says what to do."""
 
 
 class Supervisor:
@@ -65,39 +63,23 @@ class Supervisor:
             tls_context(settings)
         except OSError as error:
             raise CannotStart(f"the certificate cannot be used: {error.strerror or error}") from error
-        self._queues = [self._open(path, own=not number) for number, path in enumerate(settings.journal)]
+        self._holdings = open_holdings(settings)
         self._run_dir = RunDir()
         share_run_dir(self._run_dir.path)
         monitor = Monitor()
         observers: tuple[Observer, ...] = (monitor, *make_observers())
-        self._dispatchers = [self._dispatcher(queue, observers) for queue in self._queues]
+        self._dispatchers = [self._dispatcher(one.queue, observers) for one in self._holdings if settings.send]
         self.slots = [Slot() for _ in range(settings.workers)]
         self._told, self._tell = os.pipe()
         os.set_blocking(self._told, False)
         self._signals = 0
         self._draining = False
-        bounds = [settings.bytes_max, *[None] * (len(self._queues) - 1)]
-        senders = list(zip(self._queues, self._dispatchers, bounds, strict=True))
         self._figures = Figures(
-            self._run_dir.path, senders, self.slots, monitor, make_metrics(self._run_dir.path).refused_by_reason
-        )
+            self._run_dir.path, list(zip_longest(self._holdings, self._dispatchers)), self.slots, monitor,
+            make_metrics(self._run_dir.path).refused_by_reason,
+        )  # fmt: skip
 
-    def _open(self, path: str, *, own: bool) -> JournalQueue:
-        settings = self._settings
-        if own:
-            try:
-                return JournalQueue(
-                    path, settings.durability, settings.bytes_max, adopt="always", group=settings.shared_with
-                )
-            except ValueError as error:
-                raise CannotStart(str(error)) from error
-        try:
-            inspect.open_folder(path)
-        except FileNotFoundError as error:
-            raise CannotStart(f"{path}: {error.strerror}") from error
-        return JournalQueue(path, adopt="always", allow_network_fs=True)
-
-    def _dispatcher(self, queue: JournalQueue, observers: tuple[Observer, ...]) -> EventDispatcher:
+    def _dispatcher(self, queue: Queue, observers: tuple[Observer, ...]) -> EventDispatcher:
         return EventDispatcher(
             queue, send_to=self._settings.endpoint, sender="thread", observers=observers,
             transport=AllowedTransport(build_transport(), self._settings.allowed_urls),
@@ -114,8 +96,9 @@ class Supervisor:
         try:
             listener = self._bind()
             try:
-                for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
-                    queue.scan()
+                for one in self._holdings:
+                    one.look()
+                for dispatcher in self._dispatchers:
                     dispatcher.start()
                 self._figures.start()
                 if self._start_all(listener):
@@ -191,8 +174,9 @@ class Supervisor:
         host, port = listener.getsockname()[:2]
         scheme = "https" if self._settings.tls_cert else "http"
         where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{self._settings.prefix}"
-        goes = shown_url(self._settings.us_url)
-        self._say(f"eventpost relay: listening on {where}, journal {self._queues[0].path}, sending to {goes}")
+        goes = f"sending to {shown_url(self._settings.us_url)}" if self._settings.send else "others send"
+        what = "journal" if self._settings.queue is None else "queue"
+        self._say(f"eventpost relay: listening on {where}, {what} {self._holdings[0].view.place}, {goes}")
 
     def _live(self, listener: socket.socket) -> None:
         """Keep the workers alive, and the state written, until a signal."""
@@ -237,12 +221,16 @@ class Supervisor:
         """Send what is queued, up to a deadline, and let go of the journals.  A signal ends the waiting."""
         deadline = time.monotonic() + self._settings.drain_timeout_s
         self._draining = True
-        for queue, dispatcher in zip(self._queues, self._dispatchers, strict=True):
-            queue.scan()  # what the workers left
+        for one in self._holdings:
+            one.look()  # what the workers left
+        for dispatcher in self._dispatchers:
             dispatcher.hurry()
         for dispatcher in self._dispatchers:
             dispatcher.close_at_exit(max(0.0, deadline - time.monotonic()))
+        if not self._dispatchers:
+            for one in self._holdings:
+                one.queue.close()
 
-    def status(self) -> list[FolderStatus]:
-        """Return the folders' sums, for the last line."""
-        return [inspect.folder_status(queue.path) for queue in self._queues]
+    def status(self) -> list[Status]:
+        """Return the queues' sums, for the last line.  Raises as :class:`~eventpost.queues.view.View`."""
+        return [one.view.status() for one in self._holdings]

@@ -31,15 +31,17 @@ from uvicorn.server import ServerState
 
 from ..doors.dispatcher import EventDispatcher
 from ..queues.journal import JournalQueue
-from . import commit, readiness
+from . import commit
 from .access import Access
 from .answers import ASGIApp
 from .app import EU_EVENTS, EVENTS, RelayApp
 from .body import Reader
 from .children import BACKLOG, hear, say_ready
+from .holding import open_store
 from .ingest import Ingest, Target
 from .mount import make_metrics, make_page, render_metrics
 from .protocol import LOOK_S, Bounds, RelayProtocol
+from .readiness import Readiness
 from .settings import RelaySettings
 from .strict import strict_errors
 from .tending import Tending
@@ -58,20 +60,18 @@ class Worker:
     def __init__(self, settings: RelaySettings, run_dir: str, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
         self._loop = loop
-        self._queue = JournalQueue(
-            settings.journal[0], settings.durability, settings.bytes_max,
-            adopt="never", group=settings.shared_with, allow_network_fs=True,
-        )  # fmt: skip
+        store = open_store(settings)
+        self._queue = store.queue
         self._dispatcher = EventDispatcher(self._queue, sender="none")
-        self._commit = commit.GroupCommit(self._queue, loop) if settings.durability == "fsync" else None
+        self._commit = commit.GroupCommit(self._queue, loop) if store.waits else None
         self._stopped = asyncio.Event()
-        self._tending = Tending(self._queue, self._stop_soon)
+        self._tending = Tending(store.queue, self._stop_soon) if isinstance(store.queue, JournalQueue) else None
         self.reader = Reader(
             body_bytes_max=settings.body_bytes_max,
             bodies_bytes_max=settings.bodies_bytes_max,
             timeout_s=settings.body_timeout_s,
         )
-        self._ready = readiness.of_journal(self._queue, settings.bytes_max)
+        self._ready = Readiness(store.why_not)
         self._state = ServerState()
         self._metrics = make_metrics(run_dir, loop.call_later)
         self._event_paths = frozenset(settings.prefix + path for path in (EVENTS, EU_EVENTS))
@@ -107,7 +107,7 @@ class Worker:
             eu_hosts=settings.eu_host,
             eu_target=Target.to(settings.eu_url),
             merges=settings.merge,
-            unable=lambda: self._tending.denied,
+            unable=lambda: None if self._tending is None else self._tending.denied,
         )
         return RelayApp(
             ingest,
@@ -144,7 +144,8 @@ class Worker:
         server.close()
         await self._finish(loop.time() + self._settings.stop_timeout_s)
         looking.cancel()
-        self._tending.close(CLOSE_S)
+        if self._tending is not None:
+            self._tending.close(CLOSE_S)
         if self._commit is not None:
             self._commit.close(CLOSE_S)
         self._dispatcher.close(0.0)

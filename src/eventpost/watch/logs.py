@@ -20,9 +20,11 @@ from .signals import (
     Damaged,
     Delivered,
     Dropped,
+    FlowedBack,
     Refused,
     Retrying,
     Signal,
+    Spilling,
     Trouble,
 )
 
@@ -67,6 +69,12 @@ class LogObserver:
                 self._log.error(
                     "eventpost: %d damaged bytes at %d set aside in %s: %s", length_bytes, at_byte, path, why
                 )
+            case Spilling(reason, detail):
+                if self._due("spilling", reason, 1):
+                    text = "eventpost: events go to the spill on this machine (%s)%s"
+                    self._log.warning(text, reason or "older ones wait there", f": {detail}" if detail else "")
+            case FlowedBack(events, after_s):
+                self._log.info("eventpost: %d spilled events have flowed back, %.1f s after the first", events, after_s)
             case Trouble(what, detail):
                 count = self._due("trouble", what, 1)
                 if count:

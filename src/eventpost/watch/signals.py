@@ -109,6 +109,22 @@ class Damaged(Signal):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Spilling(Signal):
+    """The first queue takes nothing just now (``reason``: redis_unavailable, ...): puts go to the local one."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FlowedBack(Signal):
+    """All that was put into the local queue is in the first one, ``after_s`` after it began; puts go there again."""
+
+    events: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Trouble(Signal):
     """Something needs a person, or may soon: a full disk, a folder that vanished, a newer journal format."""
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ...clock import Clock, SystemClock
 from ...event import shown_url
+from ..shown import count
 from . import dead, totals
 from . import format as fmt
 from .dead import DeadLetter
@@ -35,6 +36,7 @@ __all__ = [
     "discard_dead",
     "events",
     "folder_status",
+    "needs_a_person",
     "open_folder",
     "retry_dead",
     "tail",
@@ -268,6 +270,18 @@ def _place(letter_id: str) -> tuple[str, int]:
     if not ordinal.isdecimal():
         raise KeyError(letter_id)
     return f"{stem}.seg", int(ordinal)
+
+
+def needs_a_person(status: FolderStatus) -> list[str]:
+    """Return what in a folder does not mend itself."""
+    lines = list(status.trouble)
+    if status.newer:
+        lines.append(f"{count(status.newer, 'segment')} of a newer format: left alone; a newer release delivers them")
+    if status.bad:
+        lines.append(f"{count(status.bad, 'damaged place')} set aside in {status.path}/bad: look at it, then remove it")
+    if not status.closes:
+        lines.append("the sum does not close: run `eventpost verify`")
+    return lines
 
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def parse(url: str, *, username: str | None = None, password: str | None = None)
         )
     try:
         address = _unix(rest) if base == "unix" else _network(rest, suffix, tls=base == "rediss")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, LookupError):
         raise ValueError(
             f"url cannot be read: {scheme}://[user:password@]host[:port]... (percent-encode '@', ':', '/', '?' and '#' "
             "in a user or password)"

@@ -62,7 +62,7 @@ def read(answers: Sequence[Any]) -> Facts:
     info, config = answers
     if isinstance(info, Fault):
         raise ValueError(  # noqa: TRY004 - an answer, not an argument
-            f"the server denies INFO ({info}): allow the user @read, @write, @stream, @scripting and INFO"
+            f"the server denies INFO ({info}): allow +info"
         )
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     told = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

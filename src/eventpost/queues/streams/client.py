@@ -193,7 +193,8 @@ class Link:
         for one in self.ask([("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values()], deadline):
             if isinstance(one, Fault):
                 return [one] * len(calls)
-        again = range(unknown[0], len(commands))  # what follows may be about what could not be done
+        first = unknown[0] - (commands[unknown[0] - 1] == ("ASKING",))
+        again = range(first, len(commands))  # what follows may be about what could not be done
         for at, answer in zip(again, self.ask([commands[at] for at in again], deadline), strict=True):
             answers[at] = answer
         return answers

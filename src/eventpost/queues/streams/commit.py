@@ -32,6 +32,8 @@ TOGETHER_BYTES_MAX: Final = 4 << 20
 _BLOCK_POLL_S: Final = 0.02
 _OTHERS_S: Final = 1.0
 _STORED_MAX: Final = 1000
+_WAIT_LATE_S: Final = 0.15
+"""A server that has nothing to do looks ten times a second whether a WAIT has waited long enough."""
 Arrived = tuple[int, str, int]
 
 
@@ -221,15 +223,25 @@ class Commit:
         self._look_at_others(deadline)
         if self._route.away_for_s(self._server.home):
             self._server.move_home()
-        try:
-            slot = self._slots.pop()
-        except IndexError:
-            self._slots_made += 1
-            slot = _Slot(str(self._slots_made))
+        slot = self._slot()
         try:
             self._send_in(slot, events, deadline)
         finally:
             self._slots.append(slot)
+
+    def _slot(self) -> _Slot:
+        """Return a slot to put in; not one whose last put can't be voided now while another one's can do without."""
+        for _ in range(len(self._slots)):
+            try:
+                slot = self._slots.pop()
+            except IndexError:
+                break
+            unsure = slot.unsure
+            if unsure is None or unsure[0] == self._server.home or not self._route.away_for_s(unsure[0]):
+                return slot
+            self._slots.appendleft(slot)
+        self._slots_made += 1
+        return _Slot(str(self._slots_made))
 
     def _send_in(self, slot: _Slot, events: Sequence[Event], deadline: float) -> None:
         self._void(slot, deadline)
@@ -246,10 +258,11 @@ class Commit:
             put += [one.url, by_url[one.url], one.events, one.data]
         calls: list[Command] = [tuple(put)]
         if kept.wait:
-            calls.append((*kept.wait, max(1, int((deadline - monotonic()) * 900))))
+            left_s = deadline - monotonic()
+            calls.append((*kept.wait, max(1, int(1000 * max(left_s / 2, left_s - _WAIT_LATE_S)))))
         slot.unsure = (home, digests)
         try:
-            answers = self._route.ask(home, calls, deadline)
+            answers = self._route.ask(home, calls, deadline, insist=True)
         except Away as away:
             if not away.sent:
                 slot.unsure = None

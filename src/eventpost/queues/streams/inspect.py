@@ -131,16 +131,14 @@ class Fleet:
             members=sorted(map(_one_member, members.values()), key=lambda one: -one.entries_held), trouble=trouble,
         )  # fmt: skip
 
-    def servers(self) -> dict[str, dict[str, Any]]:
+    def servers(self) -> dict[str, check.Facts]:
         """Return what each server says of itself: version, append-only file, eviction, replicas."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, check.Facts] = {}
         for shard in range(max(1, self.shards())):
             where = self._route.shown(shard)
             if where not in found:
                 try:
-                    found[where] = check.read(
-                        self._route.ask(shard, check.QUESTIONS, monotonic() + self._timeout_s)
-                    ).as_dict()
+                    found[where] = check.read(self._route.ask(shard, check.QUESTIONS, monotonic() + self._timeout_s))
                 except Away as away:
                     raise QueueUnavailable(str(away), reason="redis_unavailable") from None
                 except ValueError as error:
@@ -175,7 +173,7 @@ class Fleet:
             settled, *pending = self._ask(shard, *asked)
             for row, parts, held in zip(rows, settled, pending, strict=True):
                 holder = _text(held[0][1]) if held else ""
-                seen += reversed(_seen(shard, row, parts or b"", holder))
+                seen += reversed(seen_in(shard, lane, row, parts or b"", holder))
             end = f"({_text(ids[-1])}"
         return seen[::-1] if last is None else seen[:last][::-1]
 
@@ -190,7 +188,7 @@ class Fleet:
                 if not rows:
                     break
                 for row in rows:
-                    letter = _letter(shard, row)
+                    letter = letter_in(shard, row)
                     if letter is not None:
                         yield letter
                 start = f"({_text(rows[-1][0])}"
@@ -259,7 +257,8 @@ def _one_member(parts: Sequence[Member]) -> Member:
     return Member(parts[0].name, sum(one.entries_held for one in parts), min(one.idle_s for one in parts))
 
 
-def _seen(shard: int, row: Sequence[Any], settled: bytes, holder: str) -> list[Seen]:
+def seen_in(shard: int, lane: str, row: Sequence[Any], settled: bytes, holder: str) -> list[Seen]:
+    """Return the events of an entry that are not settled."""
     values = _named(row[1])
     try:
         events = unpack(values.get(b"d", b""))
@@ -267,13 +266,14 @@ def _seen(shard: int, row: Sequence[Any], settled: bytes, holder: str) -> list[S
         return []
     entry, writer = _text(row[0]), _text(values.get(b"w", b""))
     return [
-        Seen(f"{shard}:{entry}:{at + 1}", event, _ms(row[0]) / 1000, holder, writer)
+        Seen(f"{shard}:{lane}:{entry}:{at + 1}", event, _ms(row[0]) / 1000, holder, writer)
         for at, event in enumerate(events)
         if settled[at : at + 1] != b"1"
     ]
 
 
-def _letter(shard: int, row: Sequence[Any]) -> DeadLetter | None:
+def letter_in(shard: int, row: Sequence[Any]) -> DeadLetter | None:
+    """Return a dead letter; None: it can't be read."""
     values = _named(row[1])
     try:
         (event,) = unpack(values.get(b"d", b""))
@@ -283,7 +283,8 @@ def _letter(shard: int, row: Sequence[Any]) -> DeadLetter | None:
     return DeadLetter(
         id=f"{shard}:{_text(row[0])}", event=event, reason=_text(values.get(b"r", b"")), status=status,
         answer=_text(values.get(b"t", b"")), at_s=_ms(row[0]) // 1000, attempts=attempts,
-        origin=f"{shard}:{_text(values.get(b'o', b''))}", writer=_text(values.get(b"w", b"")),
+        origin=f"{shard}:{_text(values.get(b'l', b''))}:{_text(values.get(b'o', b''))}",
+        writer=_text(values.get(b"w", b"")),
     )  # fmt: skip
 
 

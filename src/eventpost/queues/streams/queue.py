@@ -16,7 +16,8 @@ from ...event import Event
 from ...sender.primitives import get_ident, is_mine
 from ...transports.tls import find_authorities
 from ...watch.signals import Signal
-from ..protocol import Answer, Durability, Lease, Overflow, QueueStats
+from ..protocol import Answer, Durability, Lease, Overflow, Queue, QueueStats
+from ..spill import SpillQueue
 from .address import parse
 from .claims import Claims
 from .client import SCRIPTS, Login
@@ -62,6 +63,10 @@ class RedisStreamsQueue:
         username: ACL user; instead of the one in the URL.
         password: Its password; instead of the one in the URL.
         ca: File or folder of the trusted authorities; None: as the environment or the system says.
+        spill: A queue on this machine that takes events while the server cannot, such as ``JournalQueue(folder)``; from
+            there they flow to the server.  A queue and not a path: its bound, its durability and who may read it are
+            worth choosing.  What is made then is a :class:`~eventpost.queues.spill.SpillQueue` around this one, which
+            has all that this one has.  None: events are refused meanwhile.
         clock: Time, for delays.
 
     Raises:
@@ -69,6 +74,12 @@ class RedisStreamsQueue:
             in); the message names the remedy.  A server that is merely away raises nothing here.
         ValueError: an argument is out of its range.
     """
+
+    def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
+        """Make one, or two queues that look like one: neither knows of the other."""
+        if spill is None:
+            return super().__new__(cls)
+        return SpillQueue(cls(*arguments, **options), spill, clock=options.get("clock"))
 
     def __init__(
         self,
@@ -88,8 +99,10 @@ class RedisStreamsQueue:
         username: str | None = None,
         password: str | None = None,
         ca: str | os.PathLike[str] | None = None,
+        spill: Queue | None = None,
         clock: Clock | None = None,
     ) -> None:
+        del spill  # see __new__
         if overflow not in get_args(Overflow):
             raise ValueError(f"overflow must be one of {', '.join(map(repr, get_args(Overflow)))}, not {overflow!r}")
         if durability not in ("os", "fsync", "host"):

@@ -10,6 +10,7 @@ write, or sends us elsewhere; four times a second at most.
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -147,51 +148,61 @@ class Route:
         self._slots: dict[int, Place] = {}
         self._looked_at = -1e9
 
-    def ask(self, shard: int, calls: Sequence[Command], deadline: float) -> list[Any]:
-        """Make the calls in one round trip; repeated if the connection breaks, until ``deadline``.  Raises Away."""
+    def ask(self, shard: int, calls: Sequence[Command], deadline: float, *, insist: bool = False) -> list[Any]:
+        """Make the calls in one round trip.  Raises Away.
+
+        Where the connection breaks they are made once more over a new one; with ``insist`` again and again until
+        ``deadline``, for who must know what became of them.
+        """
         sent, pause_s = False, _PAUSE_FIRST_S
-        place: Place | None = None
-        asking = False
-        while True:
-            again_at_once = False
+        there: Place | None = None  # where we were sent to, for this once
+        for turn in itertools.count(1):
+            asking, at_once = there is not None, turn == 1
             try:
-                place = place if asking and place is not None else self._place(shard, deadline)
-                node = self._node(place)
-                try:
-                    with node.link(deadline, insist=sent) as link:
-                        if asking:
-                            answers = link.run([one for call in calls for one in (("ASKING",), call)], deadline)[1::2]
-                        else:
-                            answers = link.run(calls, deadline)
-                    asking = False
-                except _NotAsked:
-                    raise
-                except Broken as error:
-                    sent = sent or error.sent
-                    self._failed(node, str(error))
-                    raise
-                except Fault as error:
-                    why = f"{node.place} refuses the connection: {error}"
-                    node.failed(why)
-                    raise Denied(why, error) from None
-                self.news += node.worked()
+                node = self._node(there or self._place(shard, deadline))
+                answers = self._answers(node, calls, deadline, insist=sent, asking=asking)
+            except _NotAsked as error:
+                raise Away(str(error), sent=False) from None
+            except Broken as error:
+                why, there = str(error), None
+                sent = sent or error.sent
+                if not sent or (turn > 1 and not insist):
+                    raise Away(why, sent=sent) from None
+            else:
                 faults = [one for one in answers if isinstance(one, Fault) and one.code in _ELSEWHERE | _NOT_NOW]
                 if not faults:
                     return answers
-                fault = faults[0]
-                why, sent = f"{node.place} says: {fault}", True  # goes on asking: it is there, and may be ready soon
-                if fault.code in _ELSEWHERE:
-                    place, asking, again_at_once = self._elsewhere(shard, node.place, fault)
-            except Broken as error:
-                if not sent:
-                    raise Away(str(error), sent=False) from None
-                why = str(error)
+                why, sent = f"{node.place} says: {faults[0]}", True  # it is there, and may be ready soon
+                there, at_once = self._elsewhere(shard, node.place, faults[0])
             left_s = deadline - monotonic()
             if left_s <= pause_s:
                 raise Away(why, sent=sent)
-            if not again_at_once:
+            if not at_once:
                 pause(pause_s)
                 pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+        raise AssertionError  # the loop has no end of its own
+
+    def _answers(
+        self, node: Node, calls: Sequence[Command], deadline: float, *, insist: bool, asking: bool
+    ) -> list[Any]:
+        """Ask one server once.  Raises Broken, or Denied."""
+        try:
+            with node.link(deadline, insist=insist) as link:
+                if asking:
+                    return link.run([one for call in calls for one in (("ASKING",), call)], deadline)[1::2]
+                answers = link.run(calls, deadline)
+        except _NotAsked:
+            raise
+        except Broken as error:
+            node.failed(str(error))
+            self._forget_places()
+            raise
+        except Fault as error:
+            why = f"{node.place} refuses the connection: {error}"
+            node.failed(why)
+            raise Denied(why, error) from None
+        self.news += node.worked()
+        return answers
 
     def ask_all(self, asked: Sequence[tuple[int, Sequence[Command]]], deadline: float) -> list[list[Any] | Away]:
         """Make calls to several parts; in one round trip where one server has them all."""
@@ -265,30 +276,27 @@ class Route:
             self.news += 1
         return place
 
-    def _failed(self, node: Node, why: str) -> None:
-        node.failed(why)
-        self._forget_places()
-
     def _forget_places(self) -> None:
         """Ask again where things are, unless that was done just now."""
         if monotonic() - self._looked_at >= _LOOK_AGAIN_S:
             self._master = None
             self._slots.clear()
 
-    def _elsewhere(self, shard: int, asked: Place, fault: Fault) -> tuple[Place | None, bool, bool]:
-        """Return where we are sent (None: to be looked up), whether to say ASKING there, whether to go at once."""
+    def _elsewhere(self, shard: int, asked: Place, fault: Fault) -> tuple[Place | None, bool]:
+        """Return where to ask this once (None: where the part is), and whether to do so at once."""
+        if fault.code in _NOT_NOW:
+            return None, False
         if fault.code == "READONLY":
             self._forget_places()
             self.news += 1
-            return None, False, False
-        words = str(fault).split()
-        host, _, port = words[-1].rpartition(":")
+            return None, False
+        host, _, port = str(fault).split()[-1].rpartition(":")
         place = Place(host.strip("[]") or asked.host, int(port))
         if fault.code == "ASK":
-            return place, True, True
+            return place, True
         self._slots[self._slot(shard)] = place
         self.news += 1
-        return None, False, True
+        return None, True
 
     def _ask_sentinels(self, deadline: float) -> None:
         why = ""

@@ -103,12 +103,15 @@ class Server:
             if self.unusable:
                 return
         problems = []
-        self.facts = {}
+        away: Away | None = None
         shards = range(self.shards) if self._route.address.kind == "cluster" else range(1)
         for shard in shards:
-            answers = self._route.ask(shard, check.QUESTIONS, deadline)
+            left_s = (deadline - monotonic()) / (len(shards) - shard)  # one that is away must leave time for the others
             try:
-                facts = check.read(answers)
+                facts = check.read(self._route.ask(shard, check.QUESTIONS, monotonic() + left_s))
+            except Away as error:
+                away = error
+                continue
             except ValueError as error:
                 problems.append(str(error))
                 continue
@@ -116,6 +119,8 @@ class Server:
             problem = check.fault(facts)
             if problem:
                 problems.append(problem)
+        if away is not None and not self.facts:
+            raise away
         self.unusable = problems[0] if problems else ""
         kept = [check.kept(facts, self._asked, self._replicas) for facts in self.facts.values()]
         if kept:
@@ -181,7 +186,7 @@ def remedy(fault: Fault) -> str:
         return f"the server lets nobody in without the right user and password: {fault}"
     if fault.code == "NOPERM":
         return (
-            f"the server's user may not do this ({fault}): allow +@read +@write +@stream +@scripting +info +wait "
-            "and the keys {NAME:*"
+            f"the server's user may not do this ({fault}): allow +@read +@write +@stream +@scripting +time "
+            "+info +wait +waitaof, in a cluster +cluster, and the keys ~{NAME:*"
         )
     return f"the server cannot hold a queue: {fault}"

@@ -100,13 +100,18 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Seen:
-    """An event that is stored.  ``id`` is "part:entry:number"; ``at_s`` when it was put; ``holder`` who has it."""
+    """An event that is stored.  ``id`` is "part:lane:entry:number"; ``at_s`` when it was put; ``holder`` who has it."""
 
     id: str
     event: Event
     at_s: float
     holder: str = ""
     writer: str = ""
+
+    @property
+    def state(self) -> str:
+        """What became of it so far, in one word or two."""
+        return f"held by {self.holder}" if self.holder else "queued"
 
     def __repr__(self) -> str:
         return f"Seen({self.id!r}, {self.event!r})"

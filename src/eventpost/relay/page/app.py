@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import orjson
@@ -26,15 +26,19 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ... import __version__
+from ...errors import QueueUnavailable, RedisUnusable
 from ...event import Event
 from ...queues.journal.inspect import open_folder
-from ...queues.journal.shown import answer, headers, letter_as_dict, payload
+from ...queues.journal.view import JournalView
+from ...queues.place import SharedQueue
+from ...queues.shown import answer, headers, letter_as_dict, payload
+from ...queues.view import View
 from .. import answers
 from ..access import Access, Headers, Rate
 from ..answers import ASGIApp, Denied, Receive, Scope, Send
-from .events import EventsTail
+from .events import EventSource, EventsTail, FolderEvents, SharedEvents
 from .jobs import RETRY_PER_S, Action, Busy, Jobs
-from .letters import Choice, Letters
+from .letters import Choice, FolderLetters, Letters, SharedLetters
 from .live import Live, Window
 from .rows import Filter, event_row, indented, letter_row
 from .safety import Sessions, foreign, root_of, shared_key, with_headers
@@ -44,6 +48,7 @@ BODY_BYTES_MAX: Final = 1 << 20
 LOGINS_PER_S: Final = 2.0
 SHORT_JOB_S: Final = 1.0
 EXPORTS_MAX: Final = 2
+SERVER_TIMEOUT_S: Final = 3.0
 _OWN: Final = b"x-eventpost-page"
 _FORM: Final = "application/x-www-form-urlencoded"
 _FORGED: Final = "this request does not come from the page"
@@ -56,25 +61,51 @@ class _Refusal(Exception):  # noqa: N818 - an answer, carried out of a handler
 
 
 def build_page(
-    *, run_dir: str, journals: Sequence[str], access: Access, visitor_ids: bool = False
+    *, run_dir: str, journals: Sequence[str], access: Access, shared: SharedQueue | None = None,
+    visitor_ids: bool = False,
 ) -> ASGIApp:  # fmt: skip
-    """Return the page as an application.  Raises as ``open_folder``, OSError where the run_dir can't be used."""
-    return with_headers(_Page(run_dir, journals, access, visitor_ids=visitor_ids))
+    """Return the page as an application, over journals' folders or a queue that machines share.
+
+    Raises as ``open_folder``, RedisUnusable, OSError where the run_dir can't be used.
+    """
+    return with_headers(
+        _Page(run_dir, _parts(journals, shared, visitor_ids=visitor_ids), access, visitor_ids=visitor_ids)
+    )
+
+
+class _Parts(NamedTuple):
+    """What the page looks at."""
+
+    views: Sequence[View]
+    events: Sequence[EventSource]
+    letters: Letters
+    shared: bool
+
+
+def _parts(journals: Sequence[str], shared: SharedQueue | None, *, visitor_ids: bool) -> _Parts:
+    if shared is not None:
+        view = shared.view(timeout_s=SERVER_TIMEOUT_S)
+        return _Parts([view], [SharedEvents(view)], SharedLetters(view, visitor_ids=visitor_ids), shared=True)
+    folders = [open_folder(path) for path in journals]
+    views = [JournalView(folder.path) for folder in folders]
+    return _Parts(
+        views, [FolderEvents(one) for one in folders], FolderLetters(folders, visitor_ids=visitor_ids), shared=False
+    )
 
 
 class _Page:
     """The paths, and the gate before them."""
 
-    def __init__(self, run_dir: str, journals: Sequence[str], access: Access, *, visitor_ids: bool) -> None:
+    def __init__(self, run_dir: str, parts: _Parts, access: Access, *, visitor_ids: bool) -> None:
         self._access = access
         self._visitor_ids = visitor_ids
         self._sessions = Sessions(shared_key(run_dir))
         self._logins = Rate(LOGINS_PER_S)
         self._exports = 0
-        folders = [open_folder(path) for path in journals]
-        self._tail = EventsTail(folders, visitor_ids=visitor_ids)
-        self._letters = Letters(folders, visitor_ids=visitor_ids)
-        self._jobs = Jobs(run_dir, [folder.path for folder in folders], self._letters)
+        self._shared = parts.shared
+        self._tail = EventsTail(parts.events, visitor_ids=visitor_ids)
+        self._letters = parts.letters
+        self._jobs = Jobs(run_dir, parts.views, self._letters)
         window = Window(run_dir, self._tail, self._letters, self._jobs)
         self._live = Live(window, run_in_threadpool, run=self._sessions.run)
         self._html = Environment(
@@ -93,7 +124,14 @@ class _Page:
                 Route("/letters/{action}", self._change, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
             ],
-            exception_handlers={_Refusal: _refuse, OSError: _no_disk, 404: _no_such, 405: _no_such},
+            exception_handlers={
+                _Refusal: _refuse,
+                OSError: _no_disk,
+                QueueUnavailable: _no_server,
+                RedisUnusable: _no_server,
+                404: _no_such,
+                405: _no_such,
+            },
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,6 +174,7 @@ class _Page:
         page = self._page(
             "page.html", request.scope, token=self._sessions.token(cookie), run=self._sessions.run,
             visitor_ids=self._visitor_ids, login=self._sessions.is_login(cookie), per_s=RETRY_PER_S,
+            shared=self._shared,
         )  # fmt: skip
         if fresh:
             page.headers.append("set-cookie", self._cookie(request, cookie))
@@ -180,7 +219,7 @@ class _Page:
         try:
             seen = await run_in_threadpool(self._tail.find, id_)
         except KeyError:
-            detail = "it is settled, and gone with its segment: of what was delivered nothing is kept"
+            detail = "it is settled, and gone with what it lay in: of what was delivered nothing is kept"
             raise _Refusal(404, "gone", detail) from None
         event = seen.event
         died = self._letters.origins.get(id_)
@@ -341,6 +380,10 @@ async def _refuse(_: Request, error: Exception) -> Response:
 async def _no_disk(_: Request, error: Exception) -> Response:
     said = getattr(error, "strerror", None) or type(error).__name__
     return _json({"reason": "disk", "detail": f"the disk did not do it: {said}"}, 503)
+
+
+async def _no_server(_: Request, error: Exception) -> Response:
+    return _json({"reason": "queue", "detail": f"the queue's server did not do it: {error}"}, 503)
 
 
 async def _no_such(_: Request, error: Exception) -> Response:

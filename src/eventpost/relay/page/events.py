@@ -1,30 +1,38 @@
-"""The live tail: the newest events of all folders, and what became of them since they were shown.
+"""The live tail: the newest events of all queues, and what became of them since they were shown.
 
 A look costs what was put since the last one; of a storm only the newest are parsed, and the others are counted as
-passed over.  What is shown is remembered by its row; its payload only up to a bound, and beyond that it is read from
-the disk for as long as it lies there.  An event whose segment is gone was settled, which is what its state says then:
-segments go when all in them are delivered, dead or dropped, and nothing tells which of these this one was.
+passed over.  What is shown is remembered by its row; its payload only up to a bound, and beyond that it is fetched
+again for as long as it is there.  An event whose segment, or entry, is gone was settled, which is what its state says
+then: these go when all in them are delivered, dead or dropped, and nothing tells which of these this one was.
+
+``FolderEvents`` and ``SharedEvents`` are the two kinds of queues, seen from here.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from ...errors import QueueUnavailable, RedisUnusable
 from ...event import Event
 from ...queues.journal.folder import Folder
-from ...queues.journal.inspect import Seen, Tail, events
+from ...queues.journal.inspect import Tail, events
 from ...queues.journal.tail import states
+from ...queues.view import Seen
 from .rows import Row, event_row
+
+if TYPE_CHECKING:
+    from ...queues.streams.view import StreamsView
 
 ROWS_MAX: Final = 1000
 FIRST_ROWS: Final = 200
 PAYLOAD_BYTES_MAX: Final = 8 << 20
 GONE: Final = "settled"
+_NUMBER_CHARS: Final = 3
 _ID: Final = re.compile(r"(\d{1,3})/(\d{1,20}-[\w.]{1,64}-\d{1,12}):(\d{1,9})", re.ASCII)
 
 
@@ -65,13 +73,100 @@ class News(NamedTuple):
     passed_over: int
 
 
-class EventsTail:
-    """The newest events of these folders.  For several threads, one at a time."""
+class Found(NamedTuple):
+    """An event by its id; see ``queues.view.Seen``."""
 
-    def __init__(self, folders: Sequence[Folder], *, visitor_ids: bool) -> None:
-        self._folders = folders
+    id: str
+    event: Event
+    at_s: float
+    state: str
+
+
+class EventSource(Protocol):
+    """One queue's events.  Ids are the queue's own; nothing here raises where it is away."""
+
+    def look(self, last: int | None) -> Sequence[Seen]:
+        """Return what was put since the last look."""
+        ...
+
+    def states(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return what became of events that were queued; what can't be told now is left out."""
+        ...
+
+    def find(self, id_: str) -> Seen:
+        """Return an event that is still there.  Raises KeyError."""
+        ...
+
+
+class FolderEvents:
+    """The events of a journal's folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._tail = Tail(folder)
+
+    def look(self, last: int | None) -> Sequence[Seen]:
+        """See EventSource.look."""
+        return self._tail.look(last)
+
+    def states(self, ids: Iterable[str]) -> dict[str, str]:
+        """See EventSource.states."""
+        segments: dict[str, dict[int, str]] = {}
+        for id_ in ids:
+            place = Place.of(f"0/{id_}", 1)
+            segments.setdefault(place.segment, {})[place.ordinal] = id_
+        found: dict[str, str] = {}
+        for segment, ones in segments.items():
+            with suppress(OSError, ValueError):
+                now = states(self._folder, f"{segment}.seg", list(ones))
+                found |= {id_: GONE if now is None else now.get(at, "queued") for at, id_ in ones.items()}
+        return found
+
+    def find(self, id_: str) -> Seen:
+        """See EventSource.find."""
+        place = Place.of(f"0/{id_}", 1)
+        with suppress(OSError, ValueError):
+            for seen in events(self._folder, f"{place.segment}.seg"):
+                if seen.id == id_:
+                    return seen
+        raise KeyError(id_)
+
+
+class SharedEvents:
+    """The events of a queue that machines share."""
+
+    def __init__(self, view: StreamsView) -> None:
+        self._view = view
+        self._follower = view.follow()
+
+    def look(self, last: int | None) -> Sequence[Seen]:
+        """See EventSource.look."""
+        try:
+            seen = self._follower.look(last)
+        except (QueueUnavailable, RedisUnusable):
+            return []
+        return [Found(one.id, one.event, one.at_s, "queued") for one in seen]
+
+    def states(self, ids: Iterable[str]) -> dict[str, str]:
+        """See EventSource.states."""
+        wanted = list(ids)
+        try:
+            there = self._view.fleet.states(wanted)
+        except (QueueUnavailable, RedisUnusable):
+            return {}
+        return {id_: "queued" if id_ in there else GONE for id_ in wanted}
+
+    def find(self, id_: str) -> Seen:
+        """See EventSource.find."""
+        return self._view.fleet.find(id_)
+
+
+class EventsTail:
+    """The newest events of these queues.  For several threads, one at a time."""
+
+    def __init__(self, sources: Sequence[EventSource], *, visitor_ids: bool) -> None:
+        self._sources = sources
         self._visitor_ids = visitor_ids
-        self._tails = [Tail(folder) for folder in folders]
         self._begun = False
         self._lock = Lock()
         self._rows: OrderedDict[str, Row] = OrderedDict()
@@ -89,7 +184,7 @@ class EventsTail:
             changed = self._look_again(letters)
             last = None if self._begun else FIRST_ROWS
             self._begun = True
-            seen = [(number, one) for number, tail in enumerate(self._tails) for one in tail.look(last)]
+            seen = [(number, one) for number, source in enumerate(self._sources) for one in source.look(last)]
             seen.sort(key=lambda pair: pair[1].at_s)
             passed_over = max(0, len(seen) - ROWS_MAX)
             return News([self._remember(number, one) for number, one in seen[passed_over:]], changed, passed_over)
@@ -116,19 +211,18 @@ class EventsTail:
     def _look_again(self, letters: Mapping[str, Died]) -> list[Row]:
         """Return the rows that have changed since the rows were shown."""
         changed: dict[str, Row] = {}
-        waiting: dict[tuple[int, str], list[tuple[int, str]]] = {}
+        waiting: dict[int, list[str]] = {}
         for id_, row in self._rows.items():
             if row["state"] == "queued":
-                place = Place.of(id_, len(self._folders))
-                waiting.setdefault(place[:2], []).append((place.ordinal, id_))
-            elif row["state"] == "dead" and "letter" not in row and id_ in letters:
-                changed[id_] = letters[id_].as_row()
-        for (number, segment), ones in waiting.items():
-            now: Mapping[int, str] | None = {}
-            with suppress(OSError, ValueError):
-                now = states(self._folders[number], f"{segment}.seg", [ordinal for ordinal, _ in ones])
-            for ordinal, id_ in ones:
-                state = GONE if now is None else now.get(ordinal, "queued")
+                source, _, inner = id_.partition("/")
+                waiting.setdefault(int(source), []).append(inner)
+            elif row["state"] in ("dead", GONE) and "letter" not in row and id_ in letters:
+                changed[id_] = {"state": "dead", **letters[id_].as_row()}
+        for number, ones in waiting.items():
+            now = self._sources[number].states(ones)
+            for one in ones:
+                id_ = f"{number}/{one}"
+                state = now.get(one, "queued")
                 if id_ in letters:
                     changed[id_] = {"state": "dead", **letters[id_].as_row()}
                 elif state != "queued":
@@ -139,14 +233,11 @@ class EventsTail:
 
     def find(self, id_: str) -> Seen:
         """Return an event by its id.  Raises KeyError: there is none, or it is settled and gone."""
-        place = Place.of(id_, len(self._folders))
+        number, _, inner = id_.partition("/")
         with self._lock:
             kept, row = self._kept.get(id_), self._rows.get(id_)
-        inner = f"{place.segment}:{place.ordinal}"
         if kept is not None and row is not None:
-            return Seen(inner, kept, row["at"], row["state"])
-        with suppress(OSError, ValueError):
-            for seen in events(self._folders[place.journal], f"{place.segment}.seg"):
-                if seen.id == inner:
-                    return seen
-        raise KeyError(id_)
+            return Found(inner, kept, row["at"], row["state"])
+        if not number.isdecimal() or len(number) > _NUMBER_CHARS or int(number) >= len(self._sources):
+            raise KeyError(id_)
+        return self._sources[int(number)].find(inner)

@@ -5,7 +5,7 @@ goes on, and a lock that is held for as long as it runs, so a job whose worker w
 one.  A file ``job.stop`` asks it to end, whichever worker was told.
 
 Letters are put back at ``RETRY_PER_S`` at most: they go back because an endpoint is well again, and it should stay so.
-Uuid and bytes are kept (``inspect.retry_dead``).  What was retried or discarded by somebody else meanwhile is passed
+Uuid and bytes are kept (``View.retry_dead``).  What was retried or discarded by somebody else meanwhile is passed
 over, and the count says so.
 """
 
@@ -23,8 +23,8 @@ from typing import Any, Final, Literal
 import orjson
 
 from ...errors import EventpostError
-from ...queues.journal import inspect
 from ...queues.journal.disk import Disk
+from ...queues.view import View
 from .letters import Choice, Letters
 from .rows import Filter
 
@@ -35,26 +35,23 @@ STOP: Final = "job.stop"
 JOIN_S: Final = 3.0
 TRIES: Final = 3
 Action = Literal["retry", "discard"]
-Change = Callable[..., int]
+Change = Callable[[list[str]], int]
 
 
 class Busy(EventpostError):  # noqa: N818 - names a state
     """Another job is running."""
 
 
-_PACES: Final[dict[str, tuple[Change, int, float]]] = {
-    "retry": (inspect.retry_dead, RETRY_PER_S // 4, 0.25),
-    "discard": (inspect.discard_dead, 250, 0.05),
-}
-"""What is done, with how many at once, and how long that takes at least, in seconds."""
+_PACES: Final[dict[str, tuple[int, float]]] = {"retry": (RETRY_PER_S // 4, 0.25), "discard": (250, 0.05)}
+"""With how many at once something is done, and how long that takes at least, in seconds."""
 
 
 class Jobs:
     """The jobs of all workers of a relay, seen from one."""
 
-    def __init__(self, run_dir: str, journals: Sequence[str], letters: Letters) -> None:
+    def __init__(self, run_dir: str, views: Sequence[View], letters: Letters) -> None:
         self._run_dir = run_dir
-        self._journals = journals
+        self._views = views
         self._letters = letters
         self._disk = Disk()
         self._thread: threading.Thread | None = None
@@ -141,13 +138,15 @@ class Jobs:
 
     def _work(self, job: dict[str, Any], choice: Choice) -> bool:
         """Do a job, a few letters at a time; False: it was asked to end."""
-        change, at_once, pause_s = _PACES[job["action"]]
+        at_once, pause_s = _PACES[job["action"]]
         for number, letters in self._letters.chosen(choice):
             for start in range(0, len(letters), at_once):
                 began = monotonic()
                 if self._ending or os.path.exists(self._path(STOP)):
                     return False
                 part = [letter.id for letter in letters[start : start + at_once]]
+                view = self._views[number]
+                change = view.retry_dead if job["action"] == "retry" else view.discard_dead
                 job["changed"] += self._change(change, number, part)
                 job["done"] += len(part)
                 self._write(job)
@@ -159,7 +158,7 @@ class Jobs:
         """Change letters of one folder; returns how many were still there."""
         for _ in range(TRIES):
             try:
-                return change(self._journals[number], ids)
+                return change(ids)
             except KeyError:  # somebody else was faster with one of them
                 again = Choice(frozenset(f"{number}/{one}" for one in ids), Filter())
                 ids = [letter.id for _, found in self._letters.chosen(again) for letter in found]

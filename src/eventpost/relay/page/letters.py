@@ -4,6 +4,8 @@ They are read from the disk, segment by segment (of 256 KiB), the newest first, 
 is long enough.  Of each segment its counts are remembered until its outcome bytes change, so that the sum by reason,
 asked for every few seconds, reads little.  Between two segments this waits a moment: the thread that takes events
 shares the interpreter.
+
+Those of a queue that machines share are counted by the server, and come a page at a time, the newest of all first.
 """
 
 from __future__ import annotations
@@ -11,18 +13,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from threading import Lock
 from time import sleep
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from ...errors import QueueUnavailable, RedisUnusable
 from ...queues.journal import dead
 from ...queues.journal import format as fmt
 from ...queues.journal.dead import DeadLetter
 from ...queues.journal.folder import Folder
+from ...queues.view import Letter
 from .events import Died, Place
 from .rows import Filter, Row, letter_row
 
+if TYPE_CHECKING:
+    from ...queues.streams.view import StreamsView
+
 LIST_ROWS: Final = 20
+TOGETHER: Final = 250
+NEWEST: Final = 200
 ORIGINS_MAX: Final = 2000
 BREATH_S: Final = 0.002
 IDS_MAX: Final = 5000
@@ -53,8 +63,100 @@ class Counted(NamedTuple):
     by_reason: Counter[str]
 
 
-class Letters:
-    """The dead letters of these folders.  For several threads."""
+class Letters(Protocol):
+    """The dead letters of a relay's queues.  For several threads."""
+
+    origins: dict[str, Died]
+    """The newest letters, by the id that the event had as it waited."""
+
+    def by_reason(self) -> dict[str, int]:
+        """Count the letters by reason."""
+        ...
+
+    def rows(self, wanted: Filter, *, before: str = "") -> tuple[list[Row], str]:
+        """Return the newest letters that a filter takes, and what to ask for next; "": these were the last.
+
+        ``before``: what an earlier answer said.  Raises KeyError for what is no id.
+        """
+        ...
+
+    def chosen(self, choice: Choice) -> Iterator[tuple[int, Sequence[Letter]]]:
+        """Yield the letters of a choice, with their queue's number, some at a time."""
+        ...
+
+    def find(self, id_: str) -> Letter:
+        """Return a letter by its id.  Raises KeyError."""
+        ...
+
+
+class SharedLetters:
+    """The dead letters of a queue that machines share; see :class:`Letters`.
+
+    Its methods raise QueueUnavailable and RedisUnusable, but for ``by_reason``, which then says what it said last.
+    """
+
+    def __init__(self, view: StreamsView, *, visitor_ids: bool) -> None:
+        self._fleet = view.fleet
+        self._visitor_ids = visitor_ids
+        self._by_reason: dict[str, int] = {}
+        self.origins: dict[str, Died] = {}
+
+    def by_reason(self) -> dict[str, int]:
+        """See Letters.by_reason."""
+        with suppress(QueueUnavailable, RedisUnusable):
+            self._by_reason = self._fleet.dead_by_reason()
+            self.origins = {
+                f"0/{one.origin}": Died(one.at_s, f"0/{one.id}", one.reason, one.attempts)
+                for one in islice(self._fleet.newest_letters(), NEWEST)
+            }
+        return self._by_reason
+
+    def rows(self, wanted: Filter, *, before: str = "") -> tuple[list[Row], str]:
+        """See Letters.rows."""
+        found: list[Row] = []
+        for letter in self._fleet.newest_letters(_inner(before) if before else ""):
+            row = letter_row(letter, 0, visitor_ids=self._visitor_ids)
+            if wanted.takes(row):
+                if len(found) == LIST_ROWS:
+                    return found, str(found[-1]["id"])
+                found.append(row)
+        return found, ""
+
+    def chosen(self, choice: Choice) -> Iterator[tuple[int, Sequence[Letter]]]:
+        """See Letters.chosen."""
+        part: list[Letter] = []
+        for letter in self._meant(choice):
+            part.append(letter)
+            if len(part) == TOGETHER:
+                yield 0, part
+                part = []
+        if part:
+            yield 0, part
+
+    def _meant(self, choice: Choice) -> Iterator[Letter]:
+        if choice.ids:
+            for id_ in sorted(choice.ids):
+                with suppress(KeyError):  # somebody was faster
+                    yield self._fleet.letter(_inner(id_))
+            return
+        for letter in self._fleet.newest_letters():
+            if choice.filter.takes(letter_row(letter, 0, visitor_ids=self._visitor_ids)):
+                yield letter
+
+    def find(self, id_: str) -> Letter:
+        """See Letters.find."""
+        return self._fleet.letter(_inner(id_))
+
+
+def _inner(id_: str) -> str:
+    number, _, inner = id_.partition("/")
+    if number != "0":
+        raise KeyError(id_)
+    return inner
+
+
+class FolderLetters:
+    """The dead letters of these folders; see :class:`Letters`."""
 
     def __init__(self, folders: Sequence[Folder], *, visitor_ids: bool) -> None:
         self._folders = folders

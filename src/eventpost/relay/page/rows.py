@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ...event import Event, shown_url
-from ...queues.journal.dead import DeadLetter
-from ...queues.journal.shown import MASK, answer, events_in, parsed, snapshots_in, visitors_in
+from ...queues.shown import MASK, answer, events_in, parsed, snapshots_in, visitors_in
+from ...queues.view import Letter
 
 CHARS_MAX: Final = 120
 ANSWER_CHARS_MAX: Final = 300
@@ -91,7 +91,7 @@ def event_row(event: Event, *, visitor_ids: bool) -> Row:
     }
 
 
-def letter_row(letter: DeadLetter, journal: int, *, visitor_ids: bool) -> Row:
+def letter_row(letter: Letter, journal: int, *, visitor_ids: bool) -> Row:
     """Return what is shown of a dead letter."""
     return event_row(letter.event, visitor_ids=visitor_ids) | {
         "id": f"{journal}/{letter.id}", "at": letter.at_s, "reason": one_line(letter.reason), "status": letter.status,

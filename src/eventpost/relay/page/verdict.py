@@ -91,12 +91,19 @@ def verdict(
     total = ledger(state)
     reasons = [*_losses(state, total, now), *_turned_away(turned_away or {})]
     if not total["closes"] and unclosed_s > UNCLOSED_S:
-        reasons.insert(0, _bad("The sum does not close: run `eventpost verify` on the journal.", "ledger"))
+        reasons.insert(0, _bad(_why_unclosed(state), "ledger"))
     reasons += _to_look_at(state, total)
     reasons.sort(key=lambda one: one["level"] != "bad")
     if reasons and reasons[0]["level"] == "bad":
         return _said("bad", reasons[0]["headline"], reasons)
     return _said("watch" if reasons else "good", "Nothing is being lost", reasons)
+
+
+def _why_unclosed(state: State) -> str:
+    kinds = {journal.get("kind") for journal in state.get("journals") or [] if not journal["closes"]}
+    if kinds == {"streams"}:
+        return "The sum does not close: the queue's server came back without something that it knew, or was emptied."
+    return "The sum does not close: run `eventpost verify` on the journal."
 
 
 def _losses(state: State, total: Mapping[str, Any], now: float) -> list[dict[str, str]]:

@@ -1,4 +1,8 @@
-"""A relay's processes as one: their counters added up, and what its main process knows of the folders."""
+"""A relay's processes as one: their counters added up, and what its main process knows of the queues.
+
+A journal's figures are its folder's, those of a queue that machines share the whole fleet's: each relay of the fleet
+tells the same of it, so of several relays one asks for the largest, not for the sum.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +71,8 @@ def journals(state: Mapping[str, Any]) -> Iterator[Metric]:
     ledger = _Families("journal")
     lanes = _Families("journal", "endpoint")
     reasons = _Families("journal", "reason")
+    shards = _Families("journal", "part")
+    members = _Families("journal")
     for one in state.get("journals", ()):
         path = str(one["path"])
         ledger.count("journal_accepted_events", "Events that a folder took, ever.", one["accepted"], path)
@@ -92,10 +98,29 @@ def journals(state: Mapping[str, Any]) -> Iterator[Metric]:
         for lane in one.get("lanes", ())[:LABELS_MAX]:
             where = (path, str(lane["url"]))
             lanes.gauge("queue_events", "Events that wait for an endpoint.", lane["queued"], *where)
-            lanes.gauge("queue_bytes", "What their segments take.", lane["stored_bytes"], *where)
+            if lane.get("stored_bytes") is not None:
+                lanes.gauge("queue_bytes", "What their segments take.", lane["stored_bytes"], *where)
             lanes.gauge("queue_oldest_seconds", "Age of the oldest of them.", lane["oldest_age_s"] or 0, *where)
-    for families in (ledger, reasons, lanes):
+        _of_parts(one, path, shards, members)
+    for families in (ledger, reasons, lanes, shards, members):
         yield from families.made.values()
+
+
+def _of_parts(one: Mapping[str, Any], path: str, shards: _Families, members: _Families) -> None:
+    """Add what only a queue has that machines share: its parts, and who holds what."""
+    for shard in one.get("shards", ())[:LABELS_MAX]:
+        where = (path, str(shard["number"]))
+        shards.gauge("part_queued_events", "Events of a part that nobody has claimed.", shard["queued"], *where)
+        shards.gauge("part_in_flight_events", "Events of a part that a sender holds.", shard["in_flight"], *where)
+        shards.gauge("part_oldest_seconds", "Age of a part's oldest event.", shard["oldest_age_s"] or 0, *where)
+        shards.gauge("part_bytes", "What a part stores.", shard["stored_bytes"], *where)
+        shards.gauge("part_up", "1 if a part's server answers.", int(not shard["trouble"]), *where)
+    if "members" not in one:
+        return
+    holding = [member for member in one["members"] if member["entries_held"]]
+    members.gauge("holders", "Senders that hold something.", len(holding), path)
+    slowest = max((member["idle_s"] for member in holding), default=0)
+    members.gauge("slowest_holder_seconds", "How long ago the slowest of them asked the server.", slowest, path)
 
 
 def _of_processes(state: Mapping[str, Any]) -> Iterator[Metric]:

@@ -1,4 +1,5 @@
 -- A process comes.  KEYS[1] is part 0's "sum"; ARGV: format, shards.  Returns: format, shards, how many came before.
+redis.call('TIME')  -- asked for later: a user who may not is told now
 local meta = P .. 'meta'
 local format = redis.call('HGET', meta, 'format')
 if not format then

@@ -7,7 +7,7 @@ import pytest
 from tests.support import ENVELOPE
 
 from eventpost.event import Envelope, Event
-from eventpost.queues.journal import shown
+from eventpost.queues import shown
 from eventpost.queues.journal.dead import DeadLetter
 
 WHOLE = Envelope("https://example.org/v1/events")

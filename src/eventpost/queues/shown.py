@@ -1,6 +1,6 @@
 """What is shown of a stored event, to people and in files: plain values, what says who somebody is masked.
 
-What lies in a journal was written by others and never checked but for being a batch: nothing here trusts its shape.
+What lies in a queue was written by others and never checked but for being a batch: nothing here trusts its shape.
 URLs are shown without user, password and query.  Unless ``visitor_ids`` is true, visitor and session ids are masked in
 payloads, wherever a payload repeats them, secrets in headers, and both in what an endpoint quotes in its answer.
 """
@@ -10,17 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
-from ...event import Event, shown_url
-
-if TYPE_CHECKING:
-    from .dead import DeadLetter
-    from .inspect import FolderStatus
-    from .tail import Seen
+from ..event import Event, shown_url
+from .view import Letter, Seen
 
 MASK: Final = "****"
 MASKED: Final = frozenset({"visitor_id", "session_id"})
@@ -143,7 +139,7 @@ def _masked(value: Any, ids: list[str]) -> Any:
     return MASK if type(value) is int and str(value) in ids else value
 
 
-def answer(letter: DeadLetter, *, visitor_ids: bool) -> str:
+def answer(letter: Letter, *, visitor_ids: bool) -> str:
     """Return what an endpoint answered; masked: without what it quotes of values, headers and the URL's secrets."""
     text, event = letter.answer, letter.event
     if visitor_ids:
@@ -194,7 +190,7 @@ def seen_as_dict(seen: Seen, *, visitor_ids: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def letter_as_dict(letter: DeadLetter, *, visitor_ids: bool, with_payload: bool) -> dict[str, Any]:
+def letter_as_dict(letter: Letter, *, visitor_ids: bool, with_payload: bool) -> dict[str, Any]:
     """Return a dead letter as plain values."""
     keys, uuids, ids = summary(letter.event, visitor_ids=visitor_ids)
     value: dict[str, Any] = {
@@ -208,15 +204,3 @@ def letter_as_dict(letter: DeadLetter, *, visitor_ids: bool, with_payload: bool)
         value |= {"verb": envelope.verb, "headers": headers(letter.event, visitor_ids=visitor_ids)}
         value |= {"shared": envelope.shared, "payload": payload(letter.event, visitor_ids=visitor_ids)}
     return value
-
-
-def needs_a_person(status: FolderStatus) -> list[str]:
-    """Return what in a folder does not mend itself."""
-    lines = list(status.trouble)
-    if status.newer:
-        lines.append(f"{count(status.newer, 'segment')} of a newer format: left alone; a newer release delivers them")
-    if status.bad:
-        lines.append(f"{count(status.bad, 'damaged place')} set aside in {status.path}/bad: look at it, then remove it")
-    if not status.closes:
-        lines.append("the sum does not close: run `eventpost verify`")
-    return lines
