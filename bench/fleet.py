@@ -14,50 +14,23 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from bench.__main__ import PACKAGES, shown, versions
+from bench import fleet_relay
+from bench.__main__ import PACKAGES, versions
 from bench.cases import CollectorProcess, collector
-from bench.fleet_cases import VISITOR
-from bench.relay import cpu_s, free_port
+from bench.fleet_tables import EACH, OURS, RELAY, Row, between, by_processes, costs, looks, per_event, relayed
+from bench.relay import NOWHERE, cpu_s, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RAW = ROOT / "docs/scale.md", ROOT / "bench/fleet.json"
-NOWHERE = "http://127.0.0.1:9/v1/events"
-EACH = (1, 10, 100)
-OURS = "Eventpost"
 BARE = {"list": "list", "stream": "stream, an entry an event", "batch": "stream, an entry a batch"}
-RELAY_US = re.compile(r"^\| relay, os, 1 worker \|(?:[^|]*\|){4} ([\d.]+) \|", re.MULTILINE)
-
-
-@dataclass
-class Row:
-    """One measurement: what so many processes put, and what so many take of it afterwards."""
-
-    name: str
-    each: int
-    count: int
-    putting: int = 1
-    taking: int = 1
-    role: str = "take"
-    together: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-    results: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        """What it is called in the raw data."""
-        how = "at once" if self.together else "then"
-        return f"{self.name}, {self.each} each: {self.putting} put, {how} {self.taking} {self.role}"
 
 
 class Server:
@@ -167,6 +140,9 @@ def measure(row: Row, server: Server, there: CollectorProcess, scale: float) -> 
         url = there.url if row.role in ("send", "idle") else NOWHERE
         options = {"url": url, "each": row.each, "count": share, "seconds": 3.0 * max(0.3, scale), **row.options}
         options |= {"folder": f"{folder}/journal"} if row.name.startswith("journal") else {"server": server.url}
+        if row.role == "relay":
+            found = fleet_relay.measure(server.url, server.process.pid, server.client, max(1.0, 4.0 * scale))
+            return {} if found is None else {"relay": found}
         if row.role == "idle":
             return {"idle": phase(folder, server, [("idle", options)])}
         puts = [("bare_put" if "kind" in options else "put", options)] * row.putting
@@ -194,107 +170,8 @@ def rows() -> list[Row]:
     made += [Row(f"{OURS}, 16 threads", 1, many[1], options={"threads": 16})]
     made += [Row(f"{OURS}, LogEvents", 100, many[1], role="send", options={"shared": False})]
     made += [Row(f"{OURS}, {shards} parts", 1, 1, 0, 1, "idle", options={"shards": shards}) for shards in (4, 64)]
+    made += [Row(RELAY, 1, 1, role="relay")]
     return made
-
-
-def figure(measured: list[Row], key: str, phase_name: str, name: str) -> float:
-    """Return a median over the rounds."""
-    row = next(one for one in measured if one.key == key)
-    return median(one[phase_name][name] for one in row.results)
-
-
-def costs(measured: list[Row]) -> dict[str, Any]:
-    """Return what an event costs, as ``scale_model.Costs`` reads it."""
-
-    def of(each: int, phase_name: str, name: str) -> float:
-        return figure(measured, Row(OURS, each, 0).key, phase_name, name)
-
-    found: dict[str, Any] = {
-        f"{what}_{side}": {str(each): of(each, what, f"{side}_us") for each in EACH}
-        for what in ("put", "take") for side in ("client", "server")
-    }  # fmt: skip
-    found["memory"] = {str(each): of(each, "put", "memory") for each in EACH}
-    for name, parts in (("wire", ("in", "out")), ("trips", ("trips",))):
-        found[name] = {str(each): sum(of(each, at, part) for at in ("put", "take") for part in parts) for each in EACH}
-    shared = figure(measured, Row(OURS, 100, 0, role="send").key, "take", "client_us")
-    alone = figure(measured, Row(f"{OURS}, LogEvents", 100, 0, role="send").key, "take", "client_us")
-    found["request_us"] = (alone - shared) / (1 - 1 / 100)
-    found["send_us"] = shared - found["take_client"]["100"] - found["request_us"] / 100
-    found["payload"] = len(VISITOR)
-    page = (ROOT / "docs/performance-relay.md").read_text("utf-8")
-    found["relay_us"] = float(RELAY_US.search(page).group(1))  # type: ignore[union-attr]  # the page has that row
-    few, many = (next(row for row in measured if row.name == f"{OURS}, {parts} parts").results for parts in (4, 64))
-    for side in ("server_us", "client_us"):
-        per_s = [median(one["idle"][side] / one["idle"]["took_s"] for one in results) for results in (few, many)]
-        found[f"look_{side}_s"] = max(0.0, (per_s[1] - per_s[0]) / 60)
-    return found
-
-
-def between(page: Path, mark: str, text: str) -> None:
-    """Put a text into a page, between ``<!-- MARK: ... -->`` and ``<!-- MARK end -->``."""
-    old = page.read_text("utf-8")
-    found = re.search(rf"(<!-- {mark}: .*?-->\n).*?(<!-- {mark} end -->)", old, re.DOTALL)
-    if found is None:
-        raise SystemExit(f"{page.name} has no place for {mark}")
-    page.write_text(f"{old[: found.end(1)]}{text}\n{old[found.start(2) :]}", encoding="utf-8")
-
-
-def per_event(measured: list[Row]) -> str:
-    """Return the table of costs: one process puts, then one takes."""
-    heads = ("put, events/s", "claim and ack, events/s", "CPU us: client", "server", "round trips", "on the wire, B")
-    lines = [f"| | {' | '.join((*heads, 'in memory, B'))} |", "|---|" + "---:|" * 7]
-    for one in measured:
-        if (one.putting, one.taking, one.role, one.together) != (1, 1, "take", False):
-            continue
-
-        def of(name: str, *phases: str) -> list[float]:
-            return [figure(measured, one.key, at, name) for at in phases]
-
-        both = ("put", "take")
-        cells = [shown(value) for value in of("per_s", *both)]
-        cells += [" + ".join(shown(value) for value in of(f"{side}_us", *both)) for side in ("client", "server")]
-        cells += [shown(sum(of("trips", *both))), shown(sum(of("in", *both)) + sum(of("out", *both)))]
-        cells += [shown(*of("memory", "put"))]
-        if one.name.startswith("journal"):
-            cells[3:] = ["-"] * 4
-        lines.append(f"| {one.name}, {one.each} an entry | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def looks(measured: list[Row]) -> str:
-    """Return what a sender costs that finds nothing."""
-    row = next(one for one in measured if one.name == f"{OURS}, 4 parts")
-    trips, client, server = (
-        median(one["idle"][name] / one["idle"]["took_s"] for one in row.results)
-        for name in ("trips", "client_us", "server_us")
-    )
-    found = costs(measured)
-    return (
-        f"A sender that finds nothing, with 4 parts: {shown(trips)} round trips a second, and of each second "
-        f"{shown(client / 1e3)} ms of its own CPU and {shown(server / 1e3)} ms of the server's; each further part adds "
-        f"{shown(found['look_client_us_s'] / 1e3)} and {shown(found['look_server_us_s'] / 1e3)} ms."
-    )
-
-
-def by_processes(measured: list[Row]) -> str:
-    """Return the table of 1, 2, 4, 8 processes."""
-    columns = {
-        "put": (False, "take", "put"), "claim and ack": (False, "take", "take"), "both at once": (True, "take", "both"),
-        "one put before, so many send": (False, "send", "take"),
-    }  # fmt: skip
-    heads = [f"{name}: events/s | CPU us, clients + server" for name in columns]
-    lines = [f"| processes | {' | '.join(heads)} |", "|---|" + "---:|" * (2 * len(columns))]
-    for number in (1, 2, 4, 8):
-        cells = []
-        for together, role, at in columns.values():
-            row = next(
-                one for one in measured
-                if (one.name, one.each, one.taking, one.role, one.together) == (OURS, 100, number, role, together)
-            )  # fmt: skip
-            rate, client, server = (figure(measured, row.key, at, name) for name in ("per_s", "client_us", "server_us"))
-            cells += [shown(rate), f"{shown(client)} + {shown(server)}"]
-        lines.append(f"| {number} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def written(measured: list[Row], rounds: int) -> None:
@@ -306,7 +183,7 @@ def written(measured: list[Row], rounds: int) -> None:
     found = {"versions": versions_told, "costs": costs(measured), "raw": raw}
     RAW.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     between(PAGE, "costs", f"{per_event(measured)}\n\nMeasured with {versions_told}.")
-    between(PAGE, "processes", f"{by_processes(measured)}\n\n{looks(measured)}")
+    between(PAGE, "processes", f"{by_processes(measured)}\n\n{looks(measured)}\n\n{relayed(measured)}")
 
 
 def main() -> None:
@@ -334,7 +211,7 @@ def main() -> None:
     if options.only:
         return
     print(
-        f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{looks(measured)}\n\n{json.dumps(costs(measured), indent=1)}"
+        f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{looks(measured)}\n\n{relayed(measured)}\n\n{json.dumps(costs(measured), indent=1)}"
     )
     if options.write:
         written(measured, options.rounds)

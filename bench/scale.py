@@ -15,7 +15,8 @@ from typing import Any
 
 from proof.chaos_graph import FOOT, GAP, TOP, block, head, high
 
-from bench.fleet import PAGE, RAW, between
+from bench.fleet import PAGE, RAW
+from bench.fleet_tables import between
 from bench.scale_model import Costs, Plan, World, fullest, loads, plan
 from bench.scale_run import HOUR_S, Events, Story, tell
 from eventpost.relay.commit import GATHER_SHARE
