@@ -17,6 +17,7 @@ import pytest
 
 from eventpost.errors import EventTooLarge, QueueError, QueueFull, QueueUnavailable, RedisUnusable
 from eventpost.queues.protocol import Answer
+from eventpost.testing import Collector, Reply
 from redis_support import Fleet, Proxy, RedisServer, RedisStreamsQueue, a_proxy, a_valkey, until
 from support import ALL, ENVELOPE, URL, closes, drain, event, number_of
 
@@ -113,7 +114,7 @@ def test_a_put_that_arrives_after_it_was_voided_does_nothing(server: RedisServer
     name = next(NAMES)
     queue = RedisStreamsQueue(server.url, name=name)
     queue.put([event(1)])
-    commit = queue._commit
+    commit = queue._puts
     late: list[Any] = []
     ask = queue._route.ask
 
@@ -533,7 +534,7 @@ def test_dead_letters_have_bounds(server: RedisServer) -> None:
     stats = queue.stats()
     assert stats.dead + stats.dropped["dead_expired"] == 8
     assert 2 <= stats.dead <= 4
-    queue._claims.dead_age_max_s = 0.0
+    queue._settling._dead_age_max_s = 0.0
     time.sleep(0.002)
     queue._keeper._tidied_at = -1e9
     queue.tend()
@@ -600,6 +601,201 @@ def test_two_processes_count_each_its_own(server: RedisServer) -> None:
         queue.close()
 
 
+def test_a_sender_that_is_stopped_beyond_its_lease_and_woken_undoes_nothing(server: RedisServer) -> None:
+    """SIGSTOP while a request is out, another sender delivers, SIGCONT: every event is delivered, the sum agrees."""
+    name = next(NAMES)
+    code = """
+import sys, time
+from eventpost import EventDispatcher, RedisStreamsQueue
+queue = RedisStreamsQueue(sys.argv[1], name=sys.argv[2], lease_s=0.8)
+dispatcher = EventDispatcher(queue, linger_s=0.0, timeout_s=0.7)
+dispatcher.start()
+print("started", flush=True)
+sys.stdin.read()
+print(dispatcher.close().closes, flush=True)
+"""
+    with Collector() as collector:
+        collector.script([Reply(delay_s=0.5)])
+        command = [sys.executable, "-c", code, server.url, name]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        putter = RedisStreamsQueue(server.url, name=name)
+        with subprocess.Popen(command, **pipes) as first:
+            assert first.stdout.readline() == "started\n"
+            putter.put([event(number, url=collector.url) for number in range(5)])
+            until(lambda: collector.bodies or Fleet(server.url, name=name).status().in_flight)
+            first.send_signal(signal.SIGSTOP)
+            with subprocess.Popen(command, **pipes) as second:
+                until(lambda: putter.stats().delivered == 5)
+                first.send_signal(signal.SIGCONT)
+                putter.put([event(9, url=collector.url)])
+                until(lambda: putter.stats().delivered == 6)
+                assert second.communicate("")[0] == "started\nTrue\n"
+            assert first.communicate("")[0] == "True\n"
+    status = Fleet(server.url, name=name).status()
+    assert (status.accepted, status.delivered, status.dead, status.closes) == (6, 6, 0, True)
+    assert closes(putter.stats())
+    putter.close()
+
+
+def test_puts_of_many_threads_share_round_trips(proxy: Proxy) -> None:
+    """Who waits meanwhile is taken along: far fewer answers than puts, each event once, each thread's in order."""
+    queue = RedisStreamsQueue(proxy.url, name=next(NAMES), shards=1)
+    before = proxy.answers
+    threads, each = 16, 50
+
+    def put(first: int) -> None:
+        for number in range(first, first + each):
+            queue.put([event(number)])
+
+    workers = [threading.Thread(target=put, args=(at * each,)) for at in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert proxy.answers - before < threads * each / 2
+    found = drain(queue)
+    assert sorted(found) == list(range(threads * each))
+    for at in range(threads):
+        own = [number for number in found if number // each == at]
+        assert own == sorted(own)
+    queue.close()
+
+
+def test_one_that_does_not_fit_does_not_cost_the_others_that_were_put_with_it(server: RedisServer) -> None:
+    """Puts that share a round trip are still each taken or refused by itself."""
+    queue = RedisStreamsQueue(server.url, name=next(NAMES), shards=1, bytes_max=20_000)
+    refused: list[int] = []
+    gate = threading.Barrier(8)
+
+    def put(number: int) -> None:
+        gate.wait()
+        try:
+            queue.put([event(number, 15_000 if number == 3 else 100)])
+        except QueueFull:
+            refused.append(number)
+
+    queue.put([event(99, 8_000)])
+    workers = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert refused == [3]
+    assert sorted(drain(queue)) == [0, 1, 2, 4, 5, 6, 7, 99]
+    queue.close()
+
+
+def test_an_idle_connection_that_the_server_closed_costs_nobody_a_put(own: RedisServer) -> None:
+    """It says nothing about the server: no put is refused for it, none waits."""
+    queue = RedisStreamsQueue(own.url, name=next(NAMES))
+    for number in range(5):
+        queue.put([event(number)])
+        assert own.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").startswith(":")
+        assert queue._route.away_for_s(0) == 0
+    queue.put([event(5)])
+    assert drain(queue) == list(range(6))
+    queue.close()
+
+
+def test_a_claim_whose_answer_is_lost_is_found_again_by_who_made_it(proxy: Proxy) -> None:
+    """The server counts the entries as this process's: it has them once more when their lease is over."""
+    queue = RedisStreamsQueue(proxy.url, name=next(NAMES), lease_s=0.3)
+    queue.put([event(number) for number in range(3)])
+    proxy.lose_answers = 2
+    assert queue.claim(URL, 10, ALL) == []
+    assert queue.stats().queued == 3
+    assert numbers(until(lambda: _tended_claim(queue))) == [0, 1, 2]
+    queue.close()
+
+
+def test_a_large_leftover_is_taken_over_as_fast_as_it_is_claimed(server: RedisServer) -> None:
+    """A sender that died held thousands: the next one has them in a moment, not a few each second."""
+    name = next(NAMES)
+    dead = RedisStreamsQueue(server.url, name=name, lease_s=0.2)
+    for number in range(1000):
+        dead.put([event(number)])
+    assert len(dead.claim(URL, 1000, ALL)) == 1000
+    other = RedisStreamsQueue(server.url, name=name, lease_s=60.0)
+    time.sleep(0.25)
+    other._holding.lease_ms = 200  # what idle means to it; its own leases last as long as this test
+    found: list[int] = []
+    began = time.monotonic()
+    while len(found) < 1000 and time.monotonic() - began < 5:
+        other.tend()
+        leases = other.claim(URL, 300, ALL)
+        found += numbers(leases)
+        other.ack(leases)
+    assert sorted(found) == list(range(1000))
+    assert time.monotonic() - began < 2
+    for queue in (dead, other):
+        queue.close()
+
+
+def test_a_close_in_a_signal_handler_ends_what_it_interrupts_first(server: RedisServer) -> None:
+    """It refuses puts at once; the rest is done when the interrupted claim has ended."""
+    queue = RedisStreamsQueue(server.url, name=next(NAMES))
+    queue.put([event(1)])
+    ask = queue._route.ask_all
+    calls: list[int] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        if not calls:
+            calls.append(1)
+            queue.close()
+            assert queue.stats().accepted == 0, "the last known"
+        return ask(*arguments)
+
+    queue._route.ask_all = interrupted
+    queue.claim(URL, 1, ALL)
+    assert calls
+    assert queue._closed is not None
+    with pytest.raises(QueueUnavailable) as caught:
+        queue.put([event(2)])
+    assert caught.value.reason == "closed"
+    assert (queue.stats().accepted, queue.stats().queued, queue.stats().in_flight) == (1, 1, 0)
+    queue.close()
+
+
+def test_sync_waits_for_the_servers_disk() -> None:
+    """With appendfsync everysec a put is not on the disk when it returns; after sync() it is, or False is said."""
+    with a_valkey(appendonly="yes", appendfsync="everysec") as server:
+        queue = RedisStreamsQueue(server.url, name=next(NAMES))
+        queue.put([event(1)])
+        assert queue.sync(5.0)
+        queue.close()
+    with a_valkey() as server:
+        queue = RedisStreamsQueue(server.url, name=next(NAMES))
+        queue.put([event(1)])
+        assert not queue.sync(1.0)
+        queue.close()
+
+
+def test_nothing_is_imported_on_other_threads(server: RedisServer) -> None:
+    """A fork in that moment would leave the child a module's lock for ever."""
+    code = """
+import sys, threading
+from eventpost import EventDispatcher, LogEvent, RedisStreamsQueue
+from eventpost.testing import Collector
+main, seen = threading.get_ident(), []
+def hook(name, arguments):
+    if name == "import" and threading.get_ident() != main:
+        seen.append(arguments[0])
+with Collector() as collector:
+    url = sys.argv[1].replace("127.0.0.1", "localhost")
+    dispatcher = EventDispatcher(RedisStreamsQueue(url, name=sys.argv[2]))
+    sys.addaudithook(hook)
+    for number in range(10):
+        dispatcher.dispatch_event(LogEvent(collector.url, {"n": number}))
+    report = dispatcher.close(10)
+assert report.delivered == 10, report
+print(sorted(set(seen)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, server.url, next(NAMES)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
 # -- secrets
 
 
@@ -630,7 +826,7 @@ def test_a_damaged_entry_is_dropped_and_the_rest_goes_on(server: RedisServer) ->
     queue = RedisStreamsQueue(server.url, name=name, shards=1)
     queue.emit = told.append
     queue.put([event(1)])
-    (key,) = [f"{{{name}:0}}:s:{lane}" for lane in [queue._claims.lane(URL).key]]
+    (key,) = [f"{{{name}:0}}:s:{lane}" for lane in [queue._hand.lane(URL).key]]
     server.ask("XADD", key, "*", "w", "somebody", "n", "3", "d", "nonsense")
     queue.put([event(2)])
     assert numbers(queue.claim(URL, 10, ALL)) == [1, 2]

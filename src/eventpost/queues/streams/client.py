@@ -10,6 +10,7 @@ was too slow, is closed and raises :class:`Broken`.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - getaddrinfo would import it, maybe on a thread, while somebody forks
 import socket
 import ssl
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection, DefaultParser, SSLConnection, UnixDomainSocketConnection
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from ...sender.primitives import Event, start_new_thread
@@ -45,11 +47,12 @@ Command = tuple[Any, ...]
 
 
 class Broken(Exception):  # noqa: N818 - names a state
-    """There is no answer.  ``sent``: something was asked, so it may have been done."""
+    """There is no answer.  ``sent``: something was asked, so it may have been done.  ``closed``: by the other side."""
 
-    def __init__(self, message: str, *, sent: bool) -> None:
+    def __init__(self, message: str, *, sent: bool, closed: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
+        self.closed = closed
 
 
 class Fault(ResponseError):  # noqa: N818 - an answer, raised only inside redis-py
@@ -173,7 +176,8 @@ class Link:
                     answers.append(fault)
         except (RedisError, OSError, AttributeError) as error:
             self.close()
-            raise Broken(f"{self.place} does not answer: {_said(error)}", sent=sent) from None
+            closed = not isinstance(error, (TimeoutError, RedisTimeoutError))
+            raise Broken(f"{self.place} does not answer: {_said(error)}", sent=sent, closed=closed) from None
         except BaseException:
             self.close()  # half an answer may lie there
             raise

@@ -18,10 +18,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..protocol import QueueStats
-from .claims import Claims
 from .client import Command, Fault
-from .commit import Commit
+from .hand import Hand
 from .names import prefix
+from .put import Puts
 from .route import Away, Route
 from .server import Server
 
@@ -87,14 +87,14 @@ def reconciled(known: Known, before: Outcomes, said: Outcomes, stored: int) -> K
 
 
 class Count:
-    """Reads the sum; under the claims' lock."""
+    """Reads the sum; under the hand's lock."""
 
-    def __init__(self, route: Route, server: Server, commit: Commit, claims: Claims, *, timeout_s: float) -> None:
+    def __init__(self, route: Route, server: Server, puts: Puts, hand: Hand, *, timeout_s: float) -> None:
         """Keep the arguments; asks nothing."""
         self._route = route
         self._server = server
-        self._commit = commit
-        self._claims = claims
+        self._puts = puts
+        self._hand = hand
         self._timeout_s = timeout_s
         self.reset()
 
@@ -106,8 +106,8 @@ class Count:
 
     def stats(self) -> QueueStats:
         """Return the sum; with the server's last known word while it is away."""
-        self._commit.fold()
-        stored = dict(self._commit.accepted)
+        self._puts.fold()
+        stored = dict(self._puts.accepted)
         if self._server.joined:
             self._ask(stored)
         return self._made(stored)
@@ -119,7 +119,7 @@ class Count:
             key = prefix(self._route.name, shard)
             calls: list[Command] = [("HGET", key + "sum", "b")]
             if shard in mine:
-                calls.append(("HGETALL", f"{key}w:{self._commit.writer}"))
+                calls.append(("HGETALL", f"{key}w:{self._puts.writer}"))
             asked.append((shard, calls))
         for (shard, _), answers in zip(
             asked, self._route.ask_all(asked, monotonic() + self._timeout_s), strict=True
@@ -129,7 +129,7 @@ class Count:
             self._bytes[shard] = max(0, int(answers[0] or 0))
             if len(answers) > 1:
                 self._hear(shard, read(answers[1]), stored.get(shard, 0))
-        self._commit.know_others([size for shard, size in self._bytes.items() if shard != self._server.home])
+        self._puts.know_others([size for shard, size in self._bytes.items() if shard != self._server.home])
 
     def _hear(self, shard: int, said: Outcomes, stored: int) -> None:
         known = self._known.get(shard, Known())
@@ -149,19 +149,19 @@ class Count:
                 dropped[reason] = dropped.get(reason, 0) + events
         left = max(0, accepted - delivered - dead - sum(dropped.values()))
         accepted = left + delivered + dead + sum(dropped.values())
-        claims = self._claims
-        in_flight = min(claims.in_flight_own, left)  # what somebody else settled is in flight here for nothing
-        for reason, events in claims.adopted_dropped.items():
+        hand = self._hand
+        in_flight = min(hand.in_flight_own, left)  # what somebody else settled is in flight here for nothing
+        for reason, events in hand.adopted_dropped.items():
             dropped[reason] = dropped.get(reason, 0) + events
-        adopted_gone = claims.adopted_delivered + claims.adopted_dead + sum(claims.adopted_dropped.values())
-        adopted = claims.adopted_in_hand + adopted_gone
+        adopted_gone = hand.adopted_delivered + hand.adopted_dead + sum(hand.adopted_dropped.values())
+        adopted = hand.adopted_in_hand + adopted_gone
         return QueueStats(
             accepted=accepted + adopted,
             adopted=adopted,
-            delivered=delivered + claims.adopted_delivered,
-            queued=left - in_flight + claims.adopted_in_hand - claims.in_flight_adopted,
-            in_flight=in_flight + claims.in_flight_adopted,
-            dead=dead + claims.adopted_dead,
+            delivered=delivered + hand.adopted_delivered,
+            queued=left - in_flight + hand.adopted_in_hand - hand.in_flight_adopted,
+            in_flight=in_flight + hand.in_flight_adopted,
+            dead=dead + hand.adopted_dead,
             dropped=MappingProxyType({reason: events for reason, events in dropped.items() if events}),
             stored_bytes=sum(self._bytes.values()),
         )

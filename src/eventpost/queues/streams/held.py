@@ -105,7 +105,7 @@ def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
 class Lane:
     """One endpoint's events in hand, and how many wait on the server."""
 
-    __slots__ = ("again", "key", "ready", "url", "waiting")
+    __slots__ = ("again", "key", "left_behind", "ready", "url", "waiting")
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -114,6 +114,22 @@ class Lane:
         self.again: list[tuple[float, int, Held, int]] = []
         self.waiting: dict[int, int] = {}
         """By part: events that nobody has claimed, as of the last look, and what was put here since."""
+
+        self.left_behind: set[int] = set()
+        """Parts where others let go of more than was taken over."""
+
+    def has(self, shard: int) -> bool:
+        """Tell whether there seems to be something to claim in a part."""
+        return shard in self.left_behind or self.waiting.get(shard, 0) > 0
+
+    def due(self, now: float, events_max: int) -> list[tuple[float, int, Held, int]]:
+        """Take out those that were given back and are due, up to so many, in their order."""
+        found: list[tuple[float, int, Held, int]] = []
+        while self.again and self.again[0][0] <= now and len(found) < events_max:
+            row = heapq.heappop(self.again)
+            if row[2].states[row[3]] == WAITING:
+                found.append(row)
+        return found
 
     def in_hand(self, now: float) -> int:
         """Return how many events could be handed out without asking for more."""

@@ -15,10 +15,13 @@ from typing import Final
 
 from .claims import Claims
 from .client import SCRIPTS, Command, Fault
-from .commit import Commit
+from .hand import Hand
+from .holding import Holding
 from .names import prefix
+from .put import Puts
 from .route import Away, Route
 from .server import Server
+from .settling import Settling
 
 LOOK_S: Final = 0.05
 SWEEP_S: Final = 1.0
@@ -28,18 +31,22 @@ _LANE_GONE_MS: Final = 3_600_000
 
 
 class Keeper:
-    """The periodic work; under the claims' lock."""
+    """The periodic work; under the hand's lock."""
 
     def __init__(
-        self, route: Route, server: Server, commit: Commit, claims: Claims, *, lease_s: float, timeout_s: float
-    ) -> None:
+        self, route: Route, server: Server, *, puts: Puts, hand: Hand, holding: Holding, claims: Claims,
+        settling: Settling, timeout_s: float,
+    ) -> None:  # fmt: skip
         """Keep the arguments; asks nothing."""
         self._route = route
         self._server = server
-        self._commit = commit
+        self._puts = puts
+        self._hand = hand
+        self._holding = holding
         self._claims = claims
-        self._lease_s = lease_s
+        self._settling = settling
         self._timeout_s = timeout_s
+        self._renew_s = holding.lease_ms / 3000
         self.reset()
 
     def reset(self) -> None:
@@ -50,17 +57,17 @@ class Keeper:
     def tend(self) -> float:
         """Do what is due; returns the seconds until the next."""
         self._server.look_again(self._deadline)
-        if not self._server.joined or self._server.unusable:
+        if not self._server.joined:  # one that takes no more events is emptied all the same
             return max(LOOK_S, self._route.away_for_s(self._server.home))
         now = monotonic()
-        if now - self._renewed_at >= self._lease_s / 3:
+        if now - self._renewed_at >= self._renew_s:
             self._renewed_at = now
-            self._claims.renew()
+            self._holding.renew()
         self.look()
-        if now - self._swept_at >= min(SWEEP_S, self._lease_s / 3):
+        if now - self._swept_at >= min(SWEEP_S, self._renew_s):
             self._swept_at = now
             self._claims.sweep()
-            self._commit.void_what_is_unsure(self._deadline)
+            self._puts.void_what_is_unsure(self._deadline)
         if now - self._tidied_at >= TIDY_S:
             self._tidied_at = now
             self._tidy()
@@ -79,8 +86,8 @@ class Keeper:
 
     def look(self) -> None:
         """See how much waits, and for whom; say what was given back."""
-        self._claims.tell()
-        self._claims.take_note()
+        self._holding.tell()
+        self._hand.take_note()
         self._looked_at = monotonic()
         self.looks += 1
         asked: list[tuple[int, list[Command]]] = [
@@ -90,10 +97,10 @@ class Keeper:
         ]
         for (shard, _), answers in zip(asked, self._route.ask_all(asked, self._deadline), strict=True):
             if isinstance(answers, Away) or isinstance(answers[0], Fault):
-                self._claims.know_waiting(shard, ())
+                self._hand.know_waiting(shard, ())
                 continue
             pairs = answers[0]
-            self._claims.know_waiting(
+            self._hand.know_waiting(
                 shard,
                 [
                     (url.decode("utf-8", "replace"), int(events))
@@ -106,7 +113,7 @@ class Keeper:
         for shard in range(self._server.shards):
             key = prefix(self._route.name, shard) + "sum"
             call: Command = (
-                SCRIPTS["tidy"], 1, key, self._claims.writer, *self._claims.dead_bounds(), _CONSUMER_GONE_MS,
+                SCRIPTS["tidy"], 1, key, self._hand.writer, *self._settling.dead_bounds(), _CONSUMER_GONE_MS,
                 _LANE_GONE_MS,
             )  # fmt: skip
             calls.append((shard, [call]))

@@ -23,15 +23,20 @@ from .claims import Claims
 from .client import SCRIPTS, Login
 from .commit import Commit
 from .count import Count
+from .hand import Hand
+from .holding import Holding
 from .keeper import Keeper
 from .names import check_name, writer_id
+from .put import Puts
 from .route import Route
 from .server import Server
+from .settling import Settling
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 DAY_S: Final = 86_400.0
 SHARDS_MAX: Final = 1024
+_SYNC_MAX_S: Final = 5.0
 _LOCK_TIMEOUTS: Final = 3
 """How many of the server's timeouts a caller waits for the sender to be done with the queue."""
 
@@ -134,18 +139,23 @@ class RedisStreamsQueue:
         sentinel_login = Login(username=None, password=address.sentinel_password, database=0, authorities=authorities)
         self._route = Route(address, login, sentinel_login, self.name)
         self._server = Server(self._route, shards=shards, asked=durability, replicas=replicas, emit=self._tell)
-        self._claims = Claims(
-            self._route, self._server, self.clock, lease_s=lease_s, timeout_s=timeout_s,
-            dead_bytes_max=dead_bytes_max, dead_age_max_s=dead_age_max_s, emit=self._tell,
+        self._hand = Hand()
+        self._holding = Holding(self._route, self._hand, self.clock, lease_s=lease_s, timeout_s=timeout_s)
+        self._claims = Claims(self._route, self._server, self._hand, self._holding, self.clock, emit=self._tell)
+        self._settling = Settling(
+            self._server, self._hand, self._holding, self.clock, dead_bytes_max=dead_bytes_max,
+            dead_age_max_s=dead_age_max_s,
         )  # fmt: skip
+        self._puts = Puts(self._route, self._server, bytes_max=bytes_max, overflow=overflow)
         self._commit = Commit(
-            self._route, self._server, bytes_max=bytes_max, overflow=overflow, block_timeout_s=block_timeout_s,
-            timeout_s=timeout_s, is_sender=lambda: get_ident() == self._claims.claimer,
+            self._puts, bytes_max=bytes_max, overflow=overflow, block_timeout_s=block_timeout_s,
+            timeout_s=timeout_s, is_sender=lambda: get_ident() == self._hand.claimer,
         )  # fmt: skip
-        self._count = Count(self._route, self._server, self._commit, self._claims, timeout_s=timeout_s)
+        self._count = Count(self._route, self._server, self._puts, self._hand, timeout_s=timeout_s)
         self._keeper = Keeper(
-            self._route, self._server, self._commit, self._claims, lease_s=lease_s, timeout_s=timeout_s
-        )
+            self._route, self._server, puts=self._puts, hand=self._hand, holding=self._holding, claims=self._claims,
+            settling=self._settling, timeout_s=timeout_s,
+        )  # fmt: skip
         self._start_from_zero()
         self._server.first_look(monotonic() + timeout_s)
         self._say()
@@ -153,8 +163,9 @@ class RedisStreamsQueue:
     def _start_from_zero(self) -> None:
         self.writer = writer_id(socket.gethostname(), os.getpid(), os.urandom(4))
         self._signals.clear()
-        self._commit.reset(self.writer)
-        self._claims.reset(self.writer, self._commit.arrived)
+        self._puts.reset(self.writer)
+        self._commit.reset()
+        self._hand.reset(self.writer, self._puts.arrived)
         self._count.reset()
         self._keeper.reset()
         self._working = False
@@ -176,7 +187,7 @@ class RedisStreamsQueue:
 
     def _say(self) -> None:
         """Tell what happened, once no lock is held: an observer may call anything, and wait for anybody."""
-        while self._signals and not is_mine(self._claims.lock):
+        while self._signals and not is_mine(self._hand.lock):
             try:
                 signal = self._signals.popleft()
             except IndexError:  # another thread said it
@@ -185,8 +196,8 @@ class RedisStreamsQueue:
 
     @contextmanager
     def _at_work(self) -> Iterator[bool]:
-        """Hold the claims' lock.  False: this interrupts something that holds it on this thread, and must not go on."""
-        if not self._claims.lock.acquire(True, self._timeout_s * _LOCK_TIMEOUTS):
+        """Hold the hand's lock.  False: this interrupts something that holds it on this thread, and must not go on."""
+        if not self._hand.lock.acquire(True, self._timeout_s * _LOCK_TIMEOUTS):
             yield False
             return
         try:
@@ -199,8 +210,8 @@ class RedisStreamsQueue:
             finally:
                 self._working = False
         finally:
-            self._claims.lock.release()
-            if self._close_when_done:
+            self._hand.lock.release()
+            if self._close_when_done and not self._working:
                 self._close_when_done = False
                 self.close()
             if self._signals:
@@ -216,9 +227,9 @@ class RedisStreamsQueue:
 
     def lanes(self) -> Sequence[str]:
         """See Queue.lanes."""
-        with self._claims.lock:
-            self._claims.take_note()
-            lanes = list(self._claims.lanes.values())
+        with self._hand.lock:
+            self._hand.take_note()
+            lanes = list(self._hand.lanes.values())
         return [lane.url for lane in lanes if lane.ready or lane.again or any(lane.waiting.values())]
 
     def claim(self, lane: str, events_max: int, bytes_max: int) -> list[Lease]:
@@ -244,19 +255,19 @@ class RedisStreamsQueue:
         with self._at_work() as may:
             if not may:
                 raise QueueUnavailable("the queue is busy", reason="redis_unavailable")
-            self._claims.ack(leases)
+            self._settling.ack(leases)
 
     def release(self, leases: Sequence[Lease], delay_s: float = 0.0) -> None:
         """See Queue.release.  Tells the server with the next look."""
-        with self._claims.lock:
-            self._claims.release(leases, delay_s)
+        with self._hand.lock:
+            self._settling.release(leases, delay_s)
 
     def bury(self, leases: Sequence[Lease], reason: str, answer: Answer | None = None) -> None:
         """See Queue.bury.  Raises QueueUnavailable if the server could not be told."""
         with self._at_work() as may:
             if not may:
                 raise QueueUnavailable("the queue is busy", reason="redis_unavailable")
-            self._claims.bury(leases, reason, answer)
+            self._settling.bury(leases, reason, answer)
 
     def tend(self) -> float | None:
         """See Queue.tend."""
@@ -264,9 +275,9 @@ class RedisStreamsQueue:
             return self._keeper.tend() if may and self._closed is None else None
 
     def sync(self, timeout_s: float) -> bool:
-        """See Queue.sync: True if nothing that was put is still unanswered, and it is as safe as was asked for."""
+        """See Queue.sync: True once the server has on its disk what was put here (WAITAOF; Redis 7.2 or newer)."""
         with self._at_work() as may:
-            return may and self._closed is None and self._commit.void_what_is_unsure(monotonic() + timeout_s)
+            return may and self._closed is None and self._puts.sync(monotonic() + min(timeout_s, _SYNC_MAX_S))
 
     def stats(self) -> QueueStats:
         """See Queue.stats.  The last known figures while the server is away; never raises."""
@@ -304,16 +315,16 @@ class RedisStreamsQueue:
 
     def _end(self, deadline: float) -> None:
         if self._server.joined:
-            self._commit.void_what_is_unsure(deadline)
+            self._puts.void_what_is_unsure(deadline)
             leave = (SCRIPTS["leave"], 1)
             self._route.ask_all(
                 [
-                    (shard, [(*leave, self._claims.key(shard), self.writer, int(self.lease_s * 1000))])
+                    (shard, [(*leave, self._holding.key(shard), self.writer, int(self.lease_s * 1000))])
                     for shard in range(self._server.shards)
                 ],
                 deadline,
             )
-        self._claims.close()
+        self._hand.close()
         self._closed = self._last = self._count.stats()
         self._route.close()
 

@@ -1,8 +1,7 @@
 """Which server a part of the queue is on, and whether to ask it just now.
 
-A server that did not answer is left alone for a while that doubles up to five seconds; whoever asks meanwhile is told
-no at once, and when the time is over one caller tries, while the others still are.  Whoever has asked something and
-does not know whether it was done goes on asking until its time is over.
+Whoever has asked something and does not know whether it was done asks once more over a new connection, or, if it must
+know, until its time is over; whoever has not been able to ask is told so at once.
 
 Behind sentinels the master is asked for again, and in a cluster the map of slots, whenever a server is gone, refuses to
 write, or sends us elsewhere; four times a second at most.
@@ -11,24 +10,19 @@ write, or sends us elsewhere; four times a second at most.
 from __future__ import annotations
 
 import itertools
-import socket
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Final
 
-from ...sender.primitives import Lock, get_ident, original, pause
+from ...sender.primitives import pause
 from .address import Address, Place
 from .client import Broken, Command, Fault, Link, Login, key_slot
 from .names import prefix
+from .node import Node, NotAsked
 
-_AWAY_FIRST_S: Final = 0.1
-_AWAY_MAX_S: Final = 5.0
 _PAUSE_FIRST_S: Final = 0.005
 _PAUSE_MAX_S: Final = 0.1
 _LOOK_AGAIN_S: Final = 0.25
-_IDLE_MAX: Final = 8
 _ELSEWHERE: Final = frozenset({"MOVED", "ASK", "READONLY"})
 _NOT_NOW: Final = frozenset({"LOADING", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN"})
 
@@ -47,85 +41,6 @@ class Denied(Away):
     def __init__(self, message: str, fault: Fault) -> None:
         super().__init__(message, sent=False)
         self.fault = fault
-
-
-class _NotAsked(Broken):
-    """It is known to be away."""
-
-
-class Node:
-    """One server: its idle connections, and whether it answers."""
-
-    def __init__(self, place: Place, login: Login) -> None:
-        """Keep the arguments; connects to nothing."""
-        self.place = place
-        self._login = login
-        self._idle: dict[int, deque[Link]] = {}
-        self._probing = Lock()
-        self._away_s = 0.0
-        self._again_at = 0.0
-        self._why = ""
-
-    @property
-    def away_for_s(self) -> float:
-        """For how long it is not asked, in seconds; 0: it may be."""
-        return max(0.0, self._again_at - monotonic()) if self._away_s else 0.0
-
-    @contextmanager
-    def link(self, deadline: float, *, insist: bool) -> Iterator[Link]:
-        """Lend a connection.  Raises Broken at once while the server is known to be away, unless ``insist``."""
-        probes = False
-        if self._away_s and not insist:
-            if self.away_for_s > 0 or not self._probing.acquire(False):
-                raise _NotAsked(f"{self._why} (not asked again for a moment)", sent=False)
-            probes = True
-        try:
-            mine = self._idle.setdefault(get_ident() if _patched() else 0, deque())
-            link: Link | None = None
-            while link is None and mine:
-                try:
-                    link = mine.pop()
-                except IndexError:  # another thread took it
-                    break
-                link = link if link.is_open else None
-            if link is None:
-                link = Link(self.place, self._login, deadline)
-            yield link
-            if link.is_open:
-                if len(mine) < _IDLE_MAX:
-                    mine.append(link)
-                else:
-                    link.close()
-        finally:
-            if probes:
-                self._probing.release()
-
-    def failed(self, why: str) -> None:
-        """Leave it alone for a while, and what connections there are with it."""
-        if self.away_for_s <= 0:
-            self._away_s = min(_AWAY_MAX_S, self._away_s * 2 or _AWAY_FIRST_S)
-            self._again_at = monotonic() + self._away_s
-        self._why = why
-        self.close()
-
-    def worked(self) -> bool:
-        """Note that it answers; True if it did not before."""
-        was_away, self._away_s = self._away_s > 0, 0.0
-        return was_away
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        for links in list(self._idle.values()):
-            while links:
-                try:
-                    links.pop().close()
-                except IndexError:
-                    break
-
-
-def _patched() -> bool:
-    """Tell whether sockets are gevent's or eventlet's, which belong to the thread that made them."""
-    return socket.socket is not original("socket", "socket")
 
 
 class Route:
@@ -161,7 +76,7 @@ class Route:
             try:
                 node = self._node(there or self._place(shard, deadline))
                 answers = self._answers(node, calls, deadline, insist=sent, asking=asking)
-            except _NotAsked as error:
+            except NotAsked as error:
                 raise Away(str(error), sent=False) from None
             except Broken as error:
                 why, there = str(error), None
@@ -191,10 +106,9 @@ class Route:
                 if asking:
                     return link.run([one for call in calls for one in (("ASKING",), call)], deadline)[1::2]
                 answers = link.run(calls, deadline)
-        except _NotAsked:
+        except NotAsked:
             raise
-        except Broken as error:
-            node.failed(str(error))
+        except Broken:
             self._forget_places()
             raise
         except Fault as error:

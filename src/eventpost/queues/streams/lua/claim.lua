@@ -1,13 +1,13 @@
 -- Take entries of one lane: what others let go of, if asked, then fresh ones.
 -- ARGV: consumer, lane, URL, events wanted, bytes wanted, idle ms after which others' may be taken, how many entries of
 -- others to take, then ids of entries of its own to have once more.
--- Returns: the ids of own entries that are idle for so long, events still waiting, then for each entry: id, writer,
--- events, data, what is settled of it.
+-- Returns: the ids of own entries that are idle for so long, events still waiting, how many entries of others were
+-- taken, then for each entry: id, writer, events, data, what is settled of it.
 may_write_when_full()
 local consumer, lane, url = ARGV[1], ARGV[2], ARGV[3]
 local key = stream(lane)
 local wanted, room = tonumber(ARGV[4]), tonumber(ARGV[5])
-local out, got, size = {{}, 0}, 0, 0
+local out, got, size = {{}, 0, 0}, 0, 0
 local function take(entry)
   local writer, n, data = fields(entry[2])
   out[#out + 1] = {entry[1], writer, n, data, n > 1 and redis.call('HGET', parts(lane), entry[1]) or ''}
@@ -36,6 +36,7 @@ if others > 0 then
       elseif others > 0 then
         take_over(one[1])
         others = others - 1
+        out[3] = out[3] + 1
       end
     end
     pages = pages + 1
@@ -55,7 +56,7 @@ while got < wanted and size < room do
     for _, entry in ipairs(entries) do taken = taken + take(entry) end
     if #entries < step then dry = true; break end
     -- Entries hold few events or many: ask for twice as many as yet, but for no more than seem to be wanted.
-    local seen = #out - 2
+    local seen = #out - 3
     local each, weight = math.max(1, got / seen), math.max(1, size / seen)
     step = math.max(1, math.min(seen * 2, 256, math.ceil((wanted - got) / each), math.ceil((room - size) / weight)))
   end
@@ -64,6 +65,6 @@ if dry then
   redis.call('HSET', LANES, url, 0)
 elseif taken > 0 then
   less_waiting(url, taken)
-  out[2] = tonumber(redis.call('HGET', LANES, url))
 end
+out[2] = tonumber(redis.call('HGET', LANES, url) or '0')
 return out
