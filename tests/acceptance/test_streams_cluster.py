@@ -69,5 +69,9 @@ def test_a_look_at_many_parts_is_one_round_trip_to_each_server() -> None:
         sender.tend()
         found = drain(sender)
         assert sorted(found) == [100 + number for number, queue in enumerate(queues) if queue._server.home in there]
+        moved = [queue for queue in queues if queue._server.home not in there]
+        for queue in moved:
+            until(lambda queue=queue: stored(queue, 200))
+        assert len({queue._server.home for queue in moved}) > 1, "one neighbour has all of the lost server's work"
         for queue in queues:
             queue.close(1.0)

@@ -131,7 +131,7 @@ class Route:
         return [*_dealt(answers, [calls for _, calls in asked])]
 
     def _ask_servers(self, asked: Sequence[tuple[int, Sequence[Command]]], deadline: float) -> list[list[Any] | Away]:
-        """Make calls to a cluster's parts; what a server did not answer, or sent elsewhere, is asked again by itself."""
+        """Make calls to a cluster's parts; what was not answered, or sent elsewhere, is asked again by itself."""
         together: dict[Place, list[int]] = {}
         for at, (shard, _) in enumerate(asked):
             place = self._known(shard)
