@@ -86,7 +86,7 @@ def choices(costs: Costs, seed: int) -> str:
     ways = [
         ("as above", WORLD, False),
         (f"a put takes {PATIENT_S * 1000:.0f} ms", patient, False),
-        ("processes put into all parts in turn", replace(WORLD, homes=False), False),
+        ("slots as the hash has them", replace(WORLD, by_hand=False), False),
         ("applications put by themselves", WORLD, True),
         ("the whole outage in memory", in_memory, False),
         ("the same, 192 GB a server", replace(in_memory, node_bytes=192e9), False),
@@ -101,7 +101,8 @@ def placing() -> str:
     """Return how evenly parts lie on a cluster's servers."""
     rows = []
     for nodes in (3, 6, 12, 24):
-        even = [fullest(loads([1.0] * (nodes * parts), nodes * parts, nodes)) for parts in (1, 2, 4, 8, 16)]
+        worlds = [replace(WORLD, by_hand=False, parts_per_node=parts) for parts in (1, 2, 4, 8, 16)]
+        even = [fullest(loads([1.0] * (nodes * world.parts_per_node), nodes, world)) for world in worlds]
         rows.append([f"{nodes}", *(f"{one:.1f}x" for one in even)])
     return table(["servers; parts on each", "1", "2", "4", "8", "16"], rows)
 

@@ -94,7 +94,7 @@ class World:
     ``catch_up_s``: how soon after it all is sent.  ``projects`` share the
     traffic by Zipf's law with ``exponent`` (1.1: the largest of 1,000 has 17 %).  ``process_events_s_max``: what one
     process of an application makes.  ``parts_per_node``: how many parts of the queue lie on one server.
-    ``homes``: each process puts into one part, as it does; False: into all in turn.  ``failover_s``: until a replica has taken over (``cluster-node-timeout`` is 15 s by default, and the vote follows).
+    ``by_hand``: slots were moved so that parts lie on servers in turn; False: where the hash puts them.  ``failover_s``: until a replica has taken over (``cluster-node-timeout`` is 15 s by default, and the vote follows).
     """
 
     busy_max: float = 0.6
@@ -108,7 +108,7 @@ class World:
     exponent: float = 1.1
     process_events_s_max: float = 200.0
     parts_per_node: int = 8
-    homes: bool = True
+    by_hand: bool = True
     linger_s: float = 1.0
     failover_s: float = 16.0
 
@@ -116,6 +116,11 @@ class World:
     def surge(self) -> float:
         """How many times the traffic senders have to deliver, to send the backlog and what comes meanwhile."""
         return 1.0 + self.outage_s / self.catch_up_s
+
+    def nodes_of_parts(self, nodes: int) -> list[int]:
+        """Return on which server each part lies: slots lie on servers in equal ranges, unless they were moved."""
+        parts = range(nodes * self.parts_per_node)
+        return [part % nodes if self.by_hand else slot("eventpost", part) * nodes // SLOTS for part in parts]
 
     def shares(self) -> list[float]:
         """Return each project's share of the traffic, the largest first."""
@@ -129,18 +134,23 @@ def slot(name: str, part: int) -> int:
     return binascii.crc_hqx(f"{name}:{part}".encode(), 0) % SLOTS
 
 
-def loads(rates: Sequence[float], parts: int, nodes: int, *, lost: int | None = None) -> list[float]:
-    """Return what each node gets of processes' rates: homes are dealt in turn, slots lie on nodes in equal ranges.
+def loads(rates: Sequence[float], nodes: int, world: World, *, lost: int | None = None) -> list[float]:
+    """Return what each node gets of processes' rates, whose homes are dealt in turn.
 
-    ``lost``: a node that is away; who had a home there puts into the next part that is elsewhere.
+    ``lost``: a node that is away; who had a home there puts into any part that is elsewhere.
     """
+    of_part = world.nodes_of_parts(nodes)
     found = [0.0] * nodes
-    of_part = [slot("eventpost", part) * nodes // SLOTS for part in range(parts)]
+    moved = 0.0
     for number, rate in enumerate(rates):
-        home = number % parts
-        if of_part[home] == lost:
-            home = next((one for one in (*range(home, parts), *range(home)) if of_part[one] != lost), home)
-        found[of_part[home]] += rate
+        node = of_part[number % len(of_part)]
+        if node == lost:
+            moved += rate
+        else:
+            found[node] += rate
+    there = [node for node in of_part if node != lost]
+    for node in there:
+        found[node] += moved / len(there)
     return found
 
 
@@ -250,8 +260,7 @@ def _plan(rate: float, rates: Sequence[float], workers: int, events: float, cost
     cpu, memory = busy / world.busy_max, rate * kept_s * costs.memory.at(events) / world.node_bytes
     nodes = ceil(max(cpu, memory))
     while True:
-        parts = nodes * world.parts_per_node
-        skew = fullest(loads(rates if world.homes else [1.0] * parts, parts, nodes))
+        skew = fullest(loads(rates, nodes, world))
         if max(cpu, memory) * skew <= nodes or nodes > NODES_MAX:
             break
         nodes += max(1, nodes // 50)

@@ -75,9 +75,8 @@ def tell(
     chance = random.Random(seed)
     bound = (world.node_bytes if node_bytes is None else node_bytes) / costs.memory.at(plan.events_per_entry)
     rates = processes(plan.rate, world, seed) if direct else [plan.rate / plan.relays] * plan.relays
-    parts = plan.nodes * world.parts_per_node
-    nodes = [Node(rate) for rate in loads(rates, parts, plan.nodes)]
-    moved = loads(rates, parts, plan.nodes, lost=events.lost)
+    nodes = [Node(rate) for rate in loads(rates, plan.nodes, world)]
+    moved = loads(rates, plan.nodes, world, lost=events.lost)
     put_us = costs.put_server.at(plan.events_per_entry)
     flow_us = costs.put_server.at(max(plan.events_per_entry, FLOW_EVENTS))
     take_us = costs.take_server.at(plan.events_per_entry)
