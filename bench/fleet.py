@@ -18,14 +18,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import fleet_relay
+from bench import fleet_outage, fleet_relay
 from bench.__main__ import PACKAGES, versions
 from bench.cases import CollectorProcess, collector
-from bench.fleet_tables import EACH, OURS, RELAY, Row, between, by_processes, costs, looks, per_event, relayed
+from bench.fleet_tables import (
+    EACH,
+    OURS,
+    OUTAGE,
+    RELAY,
+    Row,
+    between,
+    by_processes,
+    checked,
+    costs,
+    looks,
+    per_event,
+    relayed,
+)
 from bench.relay import NOWHERE, cpu_s, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,11 +113,21 @@ class Workers:
             if one.stdout.readline() != "ready\n":
                 raise SystemExit(one.communicate(timeout=30)[1])
 
-    def go(self) -> list[dict[str, Any]]:
-        """Let them go; what each says of itself."""
+    def let_go(self) -> None:
+        """Let them begin."""
         for one in self.running:
             one.stdin.write("\n")
             one.stdin.flush()
+
+    def kill(self) -> None:
+        """End them, whatever they are at."""
+        for one in self.running:
+            one.kill()
+            one.communicate(timeout=30)
+
+    def go(self) -> list[dict[str, Any]]:
+        """Let them go; what each says of itself."""
+        self.let_go()
         found = []
         for one in self.running:
             out, errors = one.communicate(timeout=120)
@@ -140,6 +163,14 @@ def measure(row: Row, server: Server, there: CollectorProcess, scale: float) -> 
         url = there.url if row.role in ("send", "idle") else NOWHERE
         options = {"url": url, "each": row.each, "count": share, "seconds": 3.0 * max(0.3, scale), **row.options}
         options |= {"folder": f"{folder}/journal"} if row.name.startswith("journal") else {"server": server.url}
+        if row.role == "outage":
+
+            def started(roles: fleet_outage.Roles) -> Callable[[], None]:
+                workers = Workers(folder, [(role, {**one, "server": server.url}) for role, one in roles])
+                workers.let_go()
+                return workers.kill
+
+            return {"outage": fleet_outage.measure(server.client, started)}
         if row.role == "relay":
             found = fleet_relay.measure(server.url, server.process.pid, server.client, max(1.0, 4.0 * scale))
             return {} if found is None else {"relay": found}
@@ -170,7 +201,7 @@ def rows() -> list[Row]:
     made += [Row(f"{OURS}, 16 threads", 1, many[1], options={"threads": 16})]
     made += [Row(f"{OURS}, LogEvents", 100, many[1], role="send", options={"shared": False})]
     made += [Row(f"{OURS}, {shards} parts", 1, 1, 0, 1, "idle", options={"shards": shards}) for shards in (4, 64)]
-    made += [Row(RELAY, 1, 1, role="relay")]
+    made += [Row(RELAY, 1, 1, role="relay"), Row(OUTAGE, 100, 1, role="outage")]
     return made
 
 
@@ -183,6 +214,7 @@ def written(measured: list[Row], rounds: int) -> None:
     found = {"versions": versions_told, "costs": costs(measured), "raw": raw}
     RAW.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     between(PAGE, "costs", f"{per_event(measured)}\n\nMeasured with {versions_told}.")
+    between(PAGE, "check", checked(measured))
     between(PAGE, "processes", f"{by_processes(measured)}\n\n{looks(measured)}\n\n{relayed(measured)}")
 
 
@@ -211,7 +243,7 @@ def main() -> None:
     if options.only:
         return
     print(
-        f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{looks(measured)}\n\n{relayed(measured)}\n\n{json.dumps(costs(measured), indent=1)}"
+        f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{looks(measured)}\n\n{relayed(measured)}\n\n{checked(measured)}\n\n{json.dumps(costs(measured), indent=1)}"
     )
     if options.write:
         written(measured, options.rounds)

@@ -64,12 +64,14 @@ def until_quiet(step: Callable[[], int], quiet_s: float = QUIET_S) -> Result:
             time.sleep(0.005)
 
 
-def counted(count: int, each: int, step: Callable[[], None], threads: int = 1) -> Result:
-    """Call ``step``, which handles ``each`` events, until ``count`` are."""
+def counted(count: int, each: int, step: Callable[[], None], threads: int = 1, per_s: float | None = None) -> Result:
+    """Call ``step``, which handles ``each`` events, until ``count`` are; ``per_s`` at most, if it says so."""
     began, cpu = time.monotonic(), time.process_time()
 
     def some() -> None:
-        for _ in range(count // each // threads):
+        for number in range(count // each // threads):
+            if per_s is not None:
+                time.sleep(max(0.0, began + number * each / per_s - time.monotonic()))
             step()
 
     others = [threading.Thread(target=some) for _ in range(threads - 1)]
@@ -87,7 +89,7 @@ def put(options: dict[str, Any], ready: Callable[[], None]) -> Result:
     queue, each = make_queue(options), options["each"]
     events = events_of(options["url"], each, shared=options.get("shared", True))
     ready()
-    found = counted(options["count"], each, lambda: queue.put(events), options.get("threads", 1))
+    found = counted(options["count"], each, lambda: queue.put(events), options.get("threads", 1), options.get("per_s"))
     queue.close()
     return found
 
@@ -115,10 +117,12 @@ def take(options: dict[str, Any], ready: Callable[[], None]) -> Result:
 def send(options: dict[str, Any], ready: Callable[[], None]) -> Result:
     """Deliver over HTTP, with the sender as it is."""
     from eventpost import EventDispatcher
+    from eventpost.sender.retry import RetryPolicy
 
     queue = make_queue(options)
     ready()
-    dispatcher = EventDispatcher(queue, endpoint=options["url"], linger_s=0.1)
+    policy = RetryPolicy(breaker_max_s=options.get("breaker_max_s", 30.0))
+    dispatcher = EventDispatcher(queue, endpoint=options["url"], linger_s=0.1, retry=policy)
     dispatcher._thread._poke()
     before = 0
 
@@ -129,7 +133,7 @@ def send(options: dict[str, Any], ready: Callable[[], None]) -> Result:
         new, before = now - before, now
         return new
 
-    found = until_quiet(step, 2 * QUIET_S)
+    found = until_quiet(step, options.get("quiet_s", 2 * QUIET_S))
     dispatcher.close()
     return found
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import fleet_outage
 from bench.__main__ import shown
 from bench.fleet_cases import VISITOR
-from bench.scale_model import fitted
+from bench.scale_model import Costs, fitted
 
 ROOT = Path(__file__).resolve().parent.parent
 EACH = (1, 10, 100)
 OURS = "Eventpost"
 RELAY = "relay, 1 worker"
+OUTAGE = "outage"
 RELAY_US = re.compile(r"^\| relay, os, 1 worker \|(?:[^|]*\|){4} ([\d.]+) \|", re.MULTILINE)
 
 
@@ -156,3 +158,10 @@ def by_processes(measured: list[Row]) -> str:
             cells += [shown(rate), f"{shown(client)} + {shown(server)}"]
         lines.append(f"| {number} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def checked(measured: list[Row]) -> str:
+    """Return a small outage as it was, beside what the model makes of it."""
+    results = [one["outage"] for row in measured if row.name == OUTAGE for one in row.results]
+    sender_s = figure(measured, Row(OURS, 100, 0, role="send").key, "take", "per_s")
+    return fleet_outage.compared(results, Costs.read(costs(measured)), sender_s)
