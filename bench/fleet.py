@@ -70,8 +70,8 @@ class Server:
             time.sleep(0.02)
 
     def empty(self) -> None:
-        """Empty it, and keep the scripts that were loaded."""
-        self.client.flushall()
+        """Empty it, now, and keep the scripts that were loaded."""
+        self.client.execute_command("FLUSHALL", "SYNC")
 
     def figures(self) -> dict[str, float]:
         """Return what it has counted so far."""

@@ -62,8 +62,8 @@ def measure(client: Any, started: Callable[[Roles], Callable[[], None]]) -> dict
             if back and samples[-1][1] < RATE * LOOK_S * 4:
                 break
             time.sleep(LOOK_S)
-    first = next(at for at, left, _ in samples if at > back and left < max(one[1] for one in samples) * 0.98)
     peak = max(samples, key=lambda one: one[1])
+    first = max(back, peak[0])  # the sender takes it up again
     return {
         "queued": peak[1], "memory": max(one[2] for one in samples), "caught_up_s": samples[-1][0] - back,
         "idle_s": first - back, "per_s": (peak[1] + RATE * (samples[-1][0] - first)) / (samples[-1][0] - first),
@@ -83,8 +83,8 @@ def modelled(costs: Costs, sender_s: float, away_s: float) -> Story:
         rate=RATE, events_per_entry=100.0, events_per_request=100.0, relays=1, senders=1, nodes=1, skew=1.0, bound_by="CPU",
         memory_bytes=0.0, disk_bytes=0.0, wire_bits_s=0.0, trips_s=0.0,
     )  # fmt: skip
-    world = World(outage_s=away_s, catch_up_s=away_s / (sender_s / RATE - 1.0))
-    events = Events(BEFORE_S, BEFORE_S + away_s, 1e9, 0, BEFORE_S + away_s + AFTER_S, LOOK_S)
+    world = World(outage_s=away_s, catch_up_s=away_s / max(0.1, sender_s / RATE - 1.0))
+    events = Events(BEFORE_S, BEFORE_S + away_s, 1e9, 0, BEFORE_S + 12.0 * away_s, LOOK_S)
     return tell(plan, costs, world, events, seed=1)
 
 
