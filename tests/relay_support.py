@@ -186,14 +186,21 @@ def bodies(journal: Path | str) -> list[bytes]:
 class Relay:
     """``eventpost relay`` in processes of its own."""
 
-    def __init__(self, journal: Path | str, *options: str, endpoint: str = NOWHERE, port: int = 0) -> None:
+    def __init__(
+        self, journal: Path | str | None, *options: str, endpoint: str = NOWHERE, port: int = 0, **environment: str
+    ) -> None:  # fmt: skip
         self.journal = journal
         self.port = port or free_port()
         command = [sys.executable, "-m", "eventpost.cli", "relay", "--listen", f"127.0.0.1:{self.port}"]
-        command += ["--journal", str(journal), *(["--endpoint", endpoint] if endpoint else []), *options]
+        command += [] if journal is None else ["--journal", str(journal)]
+        command += [*(["--endpoint", endpoint] if endpoint else []), *options]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("EVENTPOST_", "PYTEST"))}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environ, "PYTHONPATH": str(SRC)}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environ, "PYTHONPATH": str(SRC), **environment},
         )
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()

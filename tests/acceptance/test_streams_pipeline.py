@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.resources import files
 
@@ -12,10 +14,10 @@ import pytest
 from optimizely import optimizely
 
 import eventpost
-from eventpost import EventDispatcher, EventProcessor
+from eventpost import AsyncEventDispatcher, EventDispatcher, EventProcessor, LogEvent
 from eventpost.testing import Collector, Reply
 from eventpost.testing.collector import uuids_in
-from redis_support import Fleet, RedisServer, RedisStreamsQueue, a_valkey, until
+from redis_support import Fleet, RedisServer, RedisStreamsQueue, a_proxy, a_valkey, until
 
 DATAFILE = files(eventpost).joinpath("demo_datafile.json").read_text()
 SENDER = """
@@ -85,6 +87,47 @@ def test_an_application_stores_and_another_process_sends(server: RedisServer) ->
         assert len(set(_uuids(collector))) == report.delivered
     status = Fleet(server.url, name="two").status()
     assert (status.accepted, status.delivered, status.closes) == (report.accepted, report.delivered, True)
+
+
+def test_an_event_loop_goes_on_while_a_put_waits_for_the_server(server: RedisServer) -> None:
+    """The put is made on a thread: a server that is silent stops no other coroutine, and the answer is a no in time."""
+    with a_proxy(server) as proxy:
+        dispatcher = EventDispatcher(RedisStreamsQueue(proxy.url, name="aio", timeout_s=0.4), sender="none")
+
+        async def run() -> tuple[list[bool], float]:
+            door = AsyncEventDispatcher(dispatcher)
+            said = [await door.dispatch_event(LogEvent("http://127.0.0.1:9/", {"n": 1}))]
+            proxy.silent = True
+            put = asyncio.ensure_future(door.dispatch_event(LogEvent("http://127.0.0.1:9/", {"n": 2})))
+            longest_s, last = 0.0, time.monotonic()
+            while not put.done():
+                await asyncio.sleep(0.005)
+                now = time.monotonic()
+                longest_s, last = max(longest_s, now - last), now
+            return [*said, await put], longest_s
+
+        said, longest_s = asyncio.run(run())
+        assert said == [True, False]
+        assert longest_s < 0.25
+        assert dict(dispatcher.stats().refused) == {"redis_unavailable": 1}
+        proxy.silent = False
+        dispatcher.close()
+
+
+def test_without_its_extra_the_queue_says_what_to_install() -> None:
+    """``import eventpost`` works; the name that needs redis-py names the extra."""
+    code = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name == "redis":
+            raise ModuleNotFoundError("No module named 'redis'", name="redis")
+sys.meta_path.insert(0, Hidden())
+import eventpost
+eventpost.RedisStreamsQueue
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "eventpost[redis]" in done.stderr
 
 
 def _uuids(collector: Collector) -> list[str]:

@@ -22,9 +22,17 @@ from eventpost.queues.protocol import Lease, Queue
 from eventpost.queues.spill import SpillQueue
 from eventpost.testing.clock import ManualClock
 from eventpost.testing.queue_contract import QueueContract
-from redis_support import a_valkey
 
 NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[str]:
+    """One Valkey for all tests here."""
+    from redis_support import a_valkey
+
+    with a_valkey() as server:
+        yield server.url
 
 
 class Detour(SpillQueue):
@@ -109,13 +117,11 @@ class StreamsFirst(SpillContract):
     bounded_by_events: ClassVar[bool] = False
     signal_interval_s: ClassVar[float] = 0.005
 
-    @pytest.fixture(scope="class", autouse=True)
-    def _server(self) -> Iterator[None]:
-        with a_valkey() as server:
-            type(self).url = server.url
-            yield
-
     url: ClassVar[str]
+
+    @pytest.fixture(autouse=True)
+    def _server(self, valkey: str) -> None:
+        type(self).url = valkey
 
     def make_first(self, clock: ManualClock, **options: Any) -> Queue:
         """Make one on the class's server."""

@@ -22,6 +22,7 @@ from eventpost.errors import QueueFull
 from eventpost.event import Envelope, Event, LogEvent
 from eventpost.queues.journal import JournalQueue
 from eventpost.queues.memory import MemoryQueue
+from eventpost.queues.place import SharedQueue
 from eventpost.sender.retry import RetryPolicy
 from eventpost.testing.transports import RecordingTransport
 from eventpost.transports.pool import PoolTransport
@@ -414,10 +415,11 @@ def test_the_environment_stands_in_for_what_is_not_passed(
 
 def test_every_setting_has_a_variable_and_a_meaning() -> None:
     """The table is what the documentation is made from."""
+    of_the_queue = {f"queue_{name}" for name in ("password_file", *inspect.signature(SharedQueue).parameters)}
     for row in settings.SETTINGS.values():
         assert row.env == f"EVENTPOST_{row.name.upper()}"
         assert row.meaning
-        assert row.name in inspect.signature(EventDispatcher).parameters
+        assert row.name in {*inspect.signature(EventDispatcher).parameters, *of_the_queue}
 
 
 class TestTestRuns:

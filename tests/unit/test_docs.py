@@ -100,7 +100,7 @@ def test_every_setting_is_documented():
         if isinstance(setting.default, (int, float)):
             assert float(told.replace(",", "")) == setting.default, setting.name
         else:
-            assert told == (setting.default or "each event's own URL")
+            assert told == (setting.default or setting.without)
     assert set(re.findall(r"EVENTPOST_\w+", page)) == set(re.findall(r"EVENTPOST_\w+", inspect.getsource(settings)))
 
 

@@ -94,6 +94,16 @@ def test_a_sum_that_does_not_close_for_a_moment_is_no_news() -> None:
     assert verdict(odd, NOW, unclosed_s=1.0)["level"] == "good"
     answer = verdict(odd, NOW, unclosed_s=10.0)
     assert (answer["level"], answer["headline"], len(answer["reasons"])) == ("bad", "The sum does not close", 1)
+    assert "eventpost verify" in said(answer)
+    shared = state(journal(kind="streams", accepted=101, closes=False))
+    assert "the queue's server came back without something" in said(verdict(shared, NOW, unclosed_s=10.0))
+
+
+def test_what_senders_of_a_fleet_have_in_hand_is_kept_for_an_endpoint() -> None:
+    """The server counts it by entries, so it is told beside the events that wait."""
+    lane = {"url": URL, "queued": 3, "entries_held": 2, "oldest_age_s": 1.0}
+    found = state(journal(kind="streams", lanes=[lane]), endpoints=[endpoint(breaker="open", reason="http_503")])
+    assert "3 events kept for it, and 2 entries in hand." in said(verdict(found, NOW))
 
 
 def test_what_the_relay_turns_away_itself_is_bad() -> None:

@@ -36,8 +36,17 @@ JOURNAL = {
     "stored_bytes": 100, "dead_bytes": 7, "oldest_age_s": 4.5, "lanes": [LANE], "closes": True, "needs": ["a"],
     "bytes_max": 1000, "in_flight": 2, "durability": "os",
 }  # fmt: skip
+PART = {"number": 0, "queued": 2, "in_flight": 1, "oldest_age_s": 4.5, "stored_bytes": 90, "trouble": ""}
+QUEUE = {name: told for name, told in JOURNAL.items() if name != "lanes"} | {
+    "kind": "streams", "path": "redis://host:6379 (name)", "shards": [PART, PART | {"number": 1, "trouble": "away"}],
+    "members": [
+        {"name": "a-1-x", "entries_held": 2, "idle_s": 7.0}, {"name": "b-1-x", "entries_held": 1, "idle_s": 3.0},
+        {"name": "c-1-x", "entries_held": 0, "idle_s": 900.0},
+    ],
+    "lanes": [{"url": SHOWN, "queued": 2, "entries": 1, "entries_held": 1, "oldest_age_s": 4.5}],
+}  # fmt: skip
 STATE = {
-    "version": 1, "at": 5.0, "started_at": 4.0, "pid": 1, "journals": [JOURNAL],
+    "version": 1, "at": 5.0, "started_at": 4.0, "pid": 1, "journals": [JOURNAL, QUEUE],
     "workers": [{"pid": 2, "restarts": 1}, {"pid": 3, "restarts": 2}],
 }  # fmt: skip
 
@@ -241,6 +250,21 @@ def test_what_lies_in_the_folders(tmp_path):
     assert value(samples, "worker_restarts_total") == 3
     assert value(samples, "relay_start_time_seconds") == 4
     assert value(samples, "state_age_seconds") > 1000
+
+
+def test_what_lies_in_a_queue_that_machines_share(tmp_path):
+    """Each part's depth and age, whether its server answers, and the slowest of those who hold something."""
+    samples = parsed(render(str(tmp_path), STATE)[0])
+    where = QUEUE["path"]
+    assert value(samples, "journal_accepted_events_total", journal=where) == 10
+    assert value(samples, "part_queued_events", journal=where, part="0") == 2
+    assert value(samples, "part_in_flight_events", journal=where, part="0") == 1
+    assert value(samples, "part_oldest_seconds", journal=where, part="0") == 4.5
+    assert value(samples, "part_bytes", journal=where, part="1") == 90
+    assert [value(samples, "part_up", journal=where, part=part) for part in "01"] == [1, 0]
+    assert value(samples, "holders", journal=where) == 2
+    assert value(samples, "slowest_holder_seconds", journal=where) == 7
+    assert value(samples, "queue_events", journal=where, endpoint=SHOWN) == 2
 
 
 def test_every_metric_is_documented(tmp_path):

@@ -2,9 +2,11 @@
 
 import time
 
-from eventpost import EventDispatcher, JournalQueue
+from eventpost import EventDispatcher, JournalQueue, MemoryQueue
+from eventpost.errors import QueueUnavailable
 from eventpost.event import Envelope, Event
 from eventpost.queues.journal.view import JournalView
+from eventpost.queues.view import Status
 from eventpost.relay.children import Slot
 from eventpost.relay.figures import Figures
 from eventpost.relay.holding import Holding
@@ -59,6 +61,51 @@ def test_a_folder_that_is_away(tmp_path):
     (tmp_path / "away").rename(tmp_path / "app")
     for _, dispatcher in senders:
         dispatcher.close()
+
+
+class Shared:
+    """A queue that machines share as the figures see it: its own sum, and away when told to be."""
+
+    place = "redis://host:6379 (name)"
+    away = False
+
+    def status(self):
+        """Count it."""
+        if self.away:
+            raise QueueUnavailable("no answer")
+        return Status(
+            kind="streams", place=self.place, accepted=10, delivered=6, queued=4, dead=0, dropped={}, stored_bytes=1,
+            dead_bytes=0, oldest_age_s=1.0, closes=True, in_flight=1,
+            values={"accepted": 10, "delivered": 6, "queued": 4, "dead": 0, "dropped": {}, "closes": True, "lanes": []},
+        )  # fmt: skip
+
+
+def test_what_has_spilled_is_accepted_and_queued(tmp_path):
+    """Beside the fleet's sum, also while that cannot be had; what has moved on is the fleet's."""
+    spill = JournalQueue(tmp_path / "spill")
+    spill.put([EVENT, EVENT])
+    view = Shared()
+    (tmp_path / "run").mkdir()
+    holding = Holding(MemoryQueue(), view, 100, lambda: None, str(tmp_path / "spill"))
+    figures = Figures(str(tmp_path / "run"), [(holding, None)], [Slot()], Monitor(), dict)
+
+    def told():
+        figures.write()
+        (one,) = read_state(str(tmp_path / "run"))["journals"]
+        return [one[name] for name in ("accepted", "delivered", "queued", "in_flight", "closes")], one["needs"]
+
+    sums, needs = told()
+    assert sums == [12, 6, 6, 1, True]
+    assert "2 events in" in needs[0]
+    view.away = True
+    sums, needs = told()
+    assert sums == [12, 6, 6, 1, True]
+    assert "cannot be counted: no answer" in needs[0]
+    view.away = False
+    spill.ack(spill.claim(EVENT.lane, 2, 1 << 20))
+    sums, needs = told()
+    assert (sums, needs) == ([10, 6, 4, 1, True], [])
+    spill.close()
 
 
 def test_it_goes_on_by_itself(tmp_path):

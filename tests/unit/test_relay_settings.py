@@ -160,6 +160,13 @@ def test_loopback(host):
         ({"journal": ["/a", "/b/../a"]}, "named twice"),
         ({"tls_client_ca": "k"}, "tls_cert"),
         ({"endpoint": "http://a/", "allow_endpoint": ["http://b/"]}, "everything goes there"),
+        ({"spill": "/a"}, "--spill means nothing without queue"),
+        ({"replicas": 1}, "--replicas means nothing without queue"),
+        ({"durability": "host"}, "host needs a queue"),
+        ({"queue": "redis://x", "journal": ["/a"]}, "--journal means nothing with queue"),
+        ({"queue": "redis://x", "group": "g"}, "--group means nothing with queue"),
+        ({"queue": "redis://x", "durability": "host"}, "host needs replicas"),
+        ({"queue": "http://:secret@x"}, r"^--queue: url must begin with redis://, [^@]*$"),
     ],
 )
 def test_what_does_not_go_together(flags, says):
@@ -180,6 +187,27 @@ def test_where_events_go():
         {"http://a.example/x"},
     )
     assert read({"allow_endpoint": ["http://b/"]}).allowed_urls == {us, eu, "http://b/"}
+
+
+def test_a_shared_queue_is_named_by_the_environment_of_all_unless_a_journal_is_meant():
+    """The relay's own variable wins over that of every process; a journal that is named keeps it a journal."""
+    everybody = {"EVENTPOST_QUEUE": "redis://all"}
+    assert read({}, everybody).queue == "redis://all"
+    assert read({}, everybody).sources == {"queue": "EVENTPOST_QUEUE"}
+    assert read({}, everybody | {"EVENTPOST_RELAY_QUEUE": "redis://mine"}).queue == "redis://mine"
+    assert read({"journal": ["/a"]}, everybody).queue is None
+    assert read().shared is None
+
+
+def test_the_password_is_shown_nowhere(monkeypatch):
+    """Neither the URL's nor the environment's, in no way of looking at the settings."""
+    monkeypatch.setenv("EVENTPOST_QUEUE_PASSWORD", "other-secret")
+    made = read({"queue": "redis://user:secret@x", "queue_name": "n"})
+    shared = made.shared
+    assert (shared.url, shared.name, shared.password) == ("redis://user:secret@x", "n", "other-secret")
+    shown = f"{made!r} {made} {shared!r} {shared} {made.sources}"
+    assert "secret" not in shown
+    assert str(shared) == "redis://x:6379"
 
 
 def test_settings_reach_a_worker_as_they_are():

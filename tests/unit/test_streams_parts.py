@@ -224,5 +224,6 @@ def test_an_entry_in_hand_knows_what_is_settled():
 def test_every_script_is_there():
     """They are data of the package: a wheel without them would be no queue."""
     wanted = {"put", "void", "claim", "settle", "bury", "hold", "letters", "tidy", "leave", "join", "status"}
+    wanted |= {"there", "reasons"}
     assert set(SCRIPTS) == wanted
     assert all(len(script.sha) == 40 for script in SCRIPTS.values())

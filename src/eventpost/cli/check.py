@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import typer
 from ..doors.encode import check_url
 from ..errors import EventpostError
 from ..relay.row import SettingError
-from ..relay.settings import read_settings
+from ..relay.settings import RelaySettings, read_settings
 from . import checks, show
 from .checks import Finding
 
@@ -66,7 +66,11 @@ def _relay(flags: dict[str, Any], config: Path | None, *, offline: bool) -> Iter
     yield from checks.check_settings(settings)
     yield from checks.check_listen(settings)
     yield from checks.check_tls(settings)
-    for number, path in enumerate(settings.journal):
+    if settings.queue is not None:
+        from .check_queue import check_queue  # noqa: PLC0415 - redis is an extra, which is there: the URL was read
+
+        yield from check_queue(settings)
+    for number, path in enumerate(_folders(settings)):
         yield from checks.check_folder(path, settings, own=not number)
     yield from checks.check_authorities()
     if offline:
@@ -74,6 +78,13 @@ def _relay(flags: dict[str, Any], config: Path | None, *, offline: bool) -> Iter
         return
     for url in sorted(settings.allowed_urls):
         yield from checks.check_endpoint(url)
+
+
+def _folders(settings: RelaySettings) -> Sequence[str]:
+    """Return the folders that the relay would use, its own first."""
+    if settings.queue is None:
+        return settings.journal
+    return [] if settings.spill is None else [settings.spill]
 
 
 def _read(payload: Path) -> bytes:

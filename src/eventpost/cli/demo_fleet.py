@@ -106,6 +106,7 @@ class Fleet:
         self.collector = collector
         self.server = Server(path, folder)
         self.leash = Leash()
+        self._environment = {**os.environ, "TMPDIR": str(folder)}  # a killed relay's run_dir goes with it
         self.ports = [free_port(), free_port()]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.started = 0
@@ -119,7 +120,9 @@ class Fleet:
         else:
             command = [sys.executable, "-m", *getattr(self, f"_{kind}")(int(number))]
             with (self.folder / "output").open("ab") as output:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # noqa: S603 - ours
+                process = subprocess.Popen(  # noqa: S603 - ours
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
+                )  # fmt: skip
         self.leash.take(process.pid)
         self.running[name] = process
 
@@ -267,6 +270,7 @@ def play(fleet: Fleet) -> None:
         fleet.start(name)
         if name == "server" and not fleet.server.wait():
             raise DemoError("the server did not start again in time")
+        wait(0.7)
     if not wait(START_TIMEOUT_S, lambda: all(map(fleet.ready, fleet.ports))):
         raise DemoError("the relays were not ready again in time")
     wait(2)

@@ -120,6 +120,8 @@ def _show_lanes(status: Status) -> None:
 
 def _show_fleet(status: Status) -> None:
     """Print what only a queue has that machines share: its parts, and who holds what."""
+    if not status.values["shards"]:
+        return
     shards = table("#part", "server", "#waiting", "#in hand", "#stored", "#dead", "#oldest", "")
     for one in status.values["shards"]:
         row(

@@ -39,8 +39,8 @@ class AsyncEventDispatcher:
             raise TypeError(f"AsyncEventDispatcher takes an EventDispatcher, not {type(dispatcher).__name__}")
         self.dispatcher = dispatcher
         queue: Any = dispatcher.queue
-        may_wait = queue.durability not in {"memory", "os"} or getattr(queue, "overflow", "refuse") == "block"
-        self._inline = not may_wait
+        waits = queue.durability not in {"memory", "os"} or getattr(queue, "overflow", "refuse") == "block"
+        self._inline = not (waits or getattr(queue, "put_waits", False))
 
     async def dispatch_event(self, event: Any) -> bool:
         """Hand in one LogEvent (any object with url, params, http_verb, headers); True once the queue has taken it.

@@ -50,7 +50,8 @@ class EventDispatcher:
     """Takes events, and delivers them in the background.
 
     Args:
-        queue: where events wait; None for a ``MemoryQueue()``.  One for each dispatcher; JournalQueues share folders.
+        queue: where events wait; None for the one that EVENTPOST_QUEUE names, else a ``MemoryQueue()``.  One for each
+            dispatcher; JournalQueues share folders.
         endpoint: URL to send everything to instead of each event's own; stored with the event.
         send_to: URL that this process sends everything to, whatever is stored with the events, also with those that
             others stored; None: where it is stored for.

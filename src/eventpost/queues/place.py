@@ -81,17 +81,17 @@ Place = SharedQueue | JournalFolder
 
 
 def check_address(url: str) -> str:
-    """Return an URL of a server.  Raises ValueError, which quotes no password."""
-    from .streams.address import parse  # noqa: PLC0415 - as above
-
-    parse(url)
+    """Return an URL of a server.  Raises ValueError, which quotes no password; RedisUnusable without the extra."""
+    shown_address(url)
     return url
 
 
 def shown_address(url: str) -> str:
-    """Return where an URL leads, for people: without user and password.  Raises ValueError."""
-    from .streams.address import parse  # noqa: PLC0415 - as above
-
+    """Return where an URL leads, for people: without user and password.  Raises as :func:`check_address`."""
+    try:
+        from .streams.address import parse  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
     return str(parse(url))
 
 

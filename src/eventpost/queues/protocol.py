@@ -88,7 +88,10 @@ class Queue(Protocol):
         ...
 
     def put(self, events: Sequence[Event]) -> None:
-        """Store all of them or none.  Raises QueueFull, QueueUnavailable or EventTooLarge; waits for no network."""
+        """Store all of them or none.  Raises QueueFull, QueueUnavailable or EventTooLarge.
+
+        Waits for no network; a queue on another machine, for its own within a bound, and says ``put_waits = True``.
+        """
         ...
 
     def lanes(self) -> Sequence[str]:

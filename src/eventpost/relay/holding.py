@@ -43,10 +43,11 @@ class Holding(NamedTuple):
 
     def complaints(self) -> list[str]:
         """Return what a shared queue's server does not keep of what was asked for, for people."""
-        describe: Callable[[], dict[str, Any]] | None = getattr(self.queue, "describe", None)
-        if describe is None:
+        look: Callable[[], None] | None = getattr(self.queue, "look_at_server", None)
+        if look is None:
             return []
-        said = describe()
+        look()
+        said: dict[str, Any] = self.queue.describe()  # type: ignore[attr-defined]  # who has a server has this, too
         asked = said.get("asked", {}).get("durability", said["durability"])
         if said.get("unusable"):
             return [str(said["unusable"])]

@@ -20,7 +20,7 @@ to count it once, without a lock: see :func:`counted_once`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,7 +65,7 @@ class Move:
 class Pace:
     """How much is moved in one step, and when the next one may begin."""
 
-    events: int = EVENTS_FIRST
+    events: int
     again_s: float = 0.0
 
     def went_well(self) -> Pace:
@@ -101,8 +101,10 @@ class Flow:
         self._working = Lock()
         self._mover: int | None = None
         self._last_few = False
+        self._in_hand: list[Lease] = []
+        """Claimed from the spill, oldest first, and not in the first queue yet."""
         self._unacked: list[Lease] = []
-        self._pace = Pace()
+        self._pace = Pace(EVENTS_FIRST)
         self._again_at = -1e9
         self._turn = 0
         self._since = 0.0
@@ -177,7 +179,9 @@ class Flow:
             moved = 0
             for _ in range(_ROUNDS_MAX):
                 asked = self._pace.events
-                some = self._move(self._claim(asked))
+                some = self._move(self._take(asked))
+                if self._unacked:
+                    return self._come_again(_ACK_AGAIN_S)
                 moved += some
                 waiting = self._look()
                 if not waiting and self._is_over():
@@ -199,47 +203,58 @@ class Flow:
         self._again_at = self._clock.monotonic() + wait_s
         return wait_s
 
-    def _claim(self, events_max: int) -> list[Lease]:
-        """Lease up to so many, from all lanes; another lane is first each time."""
-        lanes = list(self._spill.lanes())
-        self._turn += 1
-        leases: list[Lease] = []
-        size = 0
-        for at in range(len(lanes)):
-            if len(leases) >= events_max or size >= BYTES_MAX:
-                break
-            some = self._spill.claim(lanes[(at + self._turn) % len(lanes)], events_max - len(leases), BYTES_MAX - size)
-            size += sum([len(lease.event.payload) for lease in some])
-            leases += some
-        return leases
+    def _take(self, events_max: int) -> list[Lease]:
+        """Return the next so many, claimed from all lanes; another lane is first each time.
 
-    def _move(self, leases: Sequence[Lease]) -> int:
-        """Put them into the first queue and acknowledge them here.  Raises QueueError, having given back the rest."""
+        What could not be put stays in hand: given back, it would come behind what was given back before it.
+        """
+        wanted = events_max - len(self._in_hand)
+        size = sum([len(lease.event.payload) for lease in self._in_hand])
+        lanes = list(self._spill.lanes()) if wanted > 0 and size < BYTES_MAX else []
+        self._turn += 1
+        for at in range(len(lanes)):
+            some = self._spill.claim(lanes[(at + self._turn) % len(lanes)], wanted, BYTES_MAX - size)
+            self._in_hand += some
+            wanted -= len(some)
+            size += sum([len(lease.event.payload) for lease in some])
+            if wanted <= 0 or size >= BYTES_MAX:
+                break
+        return self._in_hand[:events_max]
+
+    def _move(self, leases: list[Lease]) -> int:
+        """Put them into the first queue and acknowledge them here.  Raises QueueError; the rest stays in hand."""
         left = [leases] if leases else []
-        try:
-            while left:
-                some = left.pop()
-                try:
-                    self._put(some)
-                except EventTooLarge:
-                    if len(some) > 1:
-                        half = len(some) // 2
-                        left += [some[half:], some[:half]]
-                        continue
-                    self._spill.bury(some, "too_large")  # it will never fit, and must not hold up the others
-                    continue
-                self.away = False
-                self._moved += len(some)
-                self._pace = self._pace.went_well()
-                self._ack_again()
-        except BaseException:
-            moved = set(map(id, self._unacked))
-            self._spill.release([one for part in (some, *reversed(left)) for one in part if id(one) not in moved])
-            raise
+        while left:
+            some = left.pop()
+            try:
+                self._put(some)
+            except EventTooLarge:
+                if len(some) > 1:
+                    half = len(some) // 2
+                    left += [some[half:], some[:half]]
+                else:  # it will never fit, and must not hold up the others
+                    del self._in_hand[:1]
+                    self._spill.bury(some, "too_large")
+                continue
+            self.away = False
+            self._moved += len(some)
+            self._pace = self._pace.went_well()
+            if not self._ack_again():
+                break
         return len(leases)
 
-    def _put(self, leases: Sequence[Lease]) -> None:
-        self._ack_again()
+    def give_back(self) -> bool:
+        """Give back what is in hand: somebody erases events from the spill.  False: it is being moved just now."""
+        if not self._working.acquire(False):
+            return False
+        try:
+            in_hand, self._in_hand = self._in_hand, []
+            self._spill.release(in_hand)
+        finally:
+            self._working.release()
+        return True
+
+    def _put(self, leases: list[Lease]) -> None:
         move = Move(len(leases), self._first.stats(), self._spill.stats().delivered)
         self.move = move
         try:
@@ -247,7 +262,8 @@ class Flow:
         except BaseException:
             self.move = None
             raise
-        self._unacked = list(leases)
+        self._unacked = leases
+        del self._in_hand[: len(leases)]
         move.done = True
 
     def _ack_again(self) -> bool:
@@ -265,7 +281,7 @@ class Flow:
     def _look(self) -> int:
         """Begin a round; return about how many events are left in the spill."""
         self._round += 1
-        return sum([self._spill.pending(lane) for lane in self._spill.lanes()]) + len(self._unacked)
+        return sum([self._spill.pending(lane) for lane in self._spill.lanes()]) + len(self._in_hand)
 
     def _is_over(self) -> bool:
         """Let puts pass the spill, if nothing of this process is in it: looked at just before, in this round."""
@@ -278,7 +294,7 @@ class Flow:
             self._said_spilling = False
             self._emit(FlowedBack(self._moved, self._clock.monotonic() - self._since))
         self._moved = 0
-        self._pace = Pace()
+        self._pace = Pace(EVENTS_FIRST)
         return True
 
 

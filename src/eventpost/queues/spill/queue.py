@@ -55,7 +55,7 @@ class SpillQueue:
         self._closed = False
         self._clock: Clock = clock or SystemClock()
         self._flow = Flow(first, spill, self._clock, self._say)
-        self._carrier = Carrier(self._carry, lambda: bool(self._flow.inside), self._clock, self._say)
+        self._carrier = Carrier(self._carry, self._is_spilling, self._clock, self._say)
         self._last = QueueStats()
 
     def __getattr__(self, name: str) -> Any:
@@ -121,6 +121,9 @@ class SpillQueue:
     @property
     def spilling(self) -> bool:
         """Whether puts go to the spill just now."""
+        return self._is_spilling()
+
+    def _is_spilling(self) -> bool:
         return bool(self._flow.inside)
 
     def describe(self) -> dict[str, Any]:
@@ -245,8 +248,8 @@ class SpillQueue:
 
     def _tend_spill(self) -> float | None:
         wait_s = self._spill.tend()
-        if getattr(self._spill, "recalls", False):
-            self._spill.recalled()  # type: ignore[attr-defined]  # between two steps nothing of it is held here
+        if getattr(self._spill, "recalls", False) and self._flow.give_back():
+            self._spill.recalled()  # type: ignore[attr-defined]  # who recalls has it
         return wait_s
 
     def _carry(self) -> float | None:

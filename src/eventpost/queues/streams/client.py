@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any, Final
 
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, DefaultParser, SSLConnection, UnixDomainSocketConnection
+from redis.connection import AbstractConnection, Connection, DefaultParser, UnixDomainSocketConnection
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -87,13 +87,18 @@ class _Tcp(Connection):
             self.host = name
 
 
-class _Tls(SSLConnection, _Tcp):
-    """With TLS, trusting those who were named and nobody else."""
+class _Tls(_Tcp):
+    """With TLS, trusting those who were named and nobody else: redis-py's own would trust the system's beside them."""
 
     context: ssl.SSLContext
 
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
-        return self.context.wrap_socket(sock, server_hostname=self.host)
+    def _connect(self) -> Any:
+        sock = super()._connect()
+        try:
+            return self.context.wrap_socket(sock, server_hostname=self.host)
+        except OSError:
+            sock.close()
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,11 +104,11 @@ class Count:
         self._said: dict[int, Outcomes] = {}
         self._bytes: dict[int, int] = {}
 
-    def stats(self) -> QueueStats:
-        """Return the sum; with the server's last known word while it is away."""
+    def stats(self, *, ask: bool = True) -> QueueStats:
+        """Return the sum; with the server's last known word while it is away, or is not to be asked."""
         self._puts.fold()
         stored = dict(self._puts.accepted)
-        if self._server.joined:
+        if ask and self._server.joined:
             self._ask(stored)
         return self._made(stored)
 

@@ -95,10 +95,14 @@ class Keeper:
             for shard in range(self._server.shards)
             if not self._route.away_for_s(shard) or self._server.shards == 1
         ]
+        if asked and asked[0][0] == 0:
+            asked[0][1].append(self._server.shards_call)
         for (shard, _), answers in zip(asked, self._route.ask_all(asked, self._deadline), strict=True):
             if isinstance(answers, Away) or isinstance(answers[0], Fault):
                 self._hand.know_waiting(shard, ())
                 continue
+            if len(answers) > 1:
+                self._server.hear_shards(answers[1], self._deadline)
             pairs = answers[0]
             self._hand.know_waiting(
                 shard,
@@ -118,9 +122,3 @@ class Keeper:
             )  # fmt: skip
             calls.append((shard, [call]))
         self._route.ask_all(calls, self._deadline)
-        try:
-            (shards,) = self._route.ask(0, [("HGET", prefix(self._route.name, 0) + "meta", "shards")], self._deadline)
-        except Away:
-            return
-        if shards is not None and not isinstance(shards, Fault):
-            self._server.learn_shards(int(shards))

@@ -130,10 +130,10 @@ class Puts:
     def _read(self, slot: _Slot, answers: Sequence[Any], kept: check.Kept) -> None:
         said = answers[0]
         if isinstance(said, Fault):
-            if said.code == "OOM":
-                slot.unsure = None
-                raise QueueFull("the server's memory is full (maxmemory)", reason="redis_full")
             raise QueueUnavailable(f"the server does not store: {said}", reason="redis_unavailable")
+        if said[0] == b"memory":
+            slot.unsure = None
+            raise QueueFull("the server's memory is full (maxmemory)", reason="redis_full")
         if said[0] == b"full":
             slot.unsure = None
             raise QueueFull(f"the queue holds its {self._bytes_max} bytes")
@@ -186,6 +186,7 @@ class Puts:
         self._others_known_at = now
         others = [shard for shard in range(self._server.shards) if shard != self._server.home]
         asked = [(shard, [("HGET", prefix(self._route.name, shard) + "sum", "b")]) for shard in others]
+        deadline = now + (deadline - now) / 4  # one that is silent must leave time for the put
         self.know_others([0 if isinstance(one, Away) else one[0] for one in self._route.ask_all(asked, deadline)])
 
     def know_others(self, stored: Sequence[Any]) -> None:

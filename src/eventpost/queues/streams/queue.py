@@ -20,7 +20,7 @@ from ..protocol import Answer, Durability, Lease, Overflow, Queue, QueueStats
 from ..spill import SpillQueue
 from .address import parse
 from .claims import Claims
-from .client import SCRIPTS, Login
+from .client import SCRIPTS, Command, Login
 from .commit import Commit
 from .count import Count
 from .hand import Hand
@@ -28,7 +28,7 @@ from .holding import Holding
 from .keeper import Keeper
 from .names import check_name, writer_id
 from .put import Puts
-from .route import Route
+from .route import Away, Route
 from .server import Server
 from .settling import Settling
 
@@ -36,7 +36,7 @@ GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 DAY_S: Final = 86_400.0
 SHARDS_MAX: Final = 1024
-_SYNC_MAX_S: Final = 5.0
+_SYNC_MAX_S: Final = 2.0
 _LOCK_TIMEOUTS: Final = 3
 """How many of the server's timeouts a caller waits for the sender to be done with the queue."""
 
@@ -79,6 +79,9 @@ class RedisStreamsQueue:
             in); the message names the remedy.  A server that is merely away raises nothing here.
         ValueError: an argument is out of its range.
     """
+
+    put_waits = True
+    """A put waits for an answer from elsewhere: an event loop has it made on a thread."""
 
     def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
         """Make one, or two queues that look like one: neither knows of the other."""
@@ -181,6 +184,14 @@ class RedisStreamsQueue:
     def describe(self) -> dict[str, Any]:
         """Return what was asked for and what was checked, as plain values; no secrets."""
         return {"writer": self.writer, **self._server.describe()}
+
+    def look_at_server(self) -> None:
+        """See whether the server is still what it was, if that is due: for who neither puts nor sends.
+
+        Waits at most ``timeout_s``; raises nothing.
+        """
+        self._server.look_again(monotonic() + self._timeout_s)
+        self._say()
 
     def _tell(self, signal: Signal) -> None:
         self._signals.append(signal)
@@ -314,18 +325,15 @@ class RedisStreamsQueue:
                 self._end(monotonic() + min(timeout_s, self._timeout_s))
 
     def _end(self, deadline: float) -> None:
-        if self._server.joined:
-            self._puts.void_what_is_unsure(deadline)
-            leave = (SCRIPTS["leave"], 1)
-            self._route.ask_all(
-                [
-                    (shard, [(*leave, self._holding.key(shard), self.writer, int(self.lease_s * 1000))])
-                    for shard in range(self._server.shards)
-                ],
-                deadline,
-            )
+        answered = False
+        if self._server.joined and self._puts.void_what_is_unsure(deadline):
+            calls: list[tuple[int, list[Command]]] = []
+            for shard in range(self._server.shards):
+                leave = (SCRIPTS["leave"], 1, self._holding.key(shard), self.writer, self._holding.lease_ms)
+                calls.append((shard, [leave]))
+            answered = not all(isinstance(one, Away) for one in self._route.ask_all(calls, deadline))
         self._hand.close()
-        self._closed = self._last = self._count.stats()
+        self._closed = self._last = self._count.stats(ask=answered)
         self._route.close()
 
     def __repr__(self) -> str:

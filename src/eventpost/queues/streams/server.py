@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from ...sender.primitives import RLock
 from ...watch.signals import Signal, Trouble
 from ..protocol import Durability
 from . import check
-from .client import SCRIPTS, Fault
+from .client import SCRIPTS, Command, Fault
 from .names import prefix
 from .route import Away, Denied, Route
 
@@ -103,6 +104,10 @@ class Server:
             self._join(deadline)
             if self.unusable:
                 return
+        else:
+            with suppress(Away):  # a cluster's other parts are used all the same
+                soon = monotonic() + (deadline - monotonic()) / 4
+                self.hear_shards(self._route.ask(0, [self.shards_call], soon)[0], soon)
         problems = []
         away: Away | None = None
         shards = range(self.shards) if self._route.address.kind == "cluster" else range(1)
@@ -139,8 +144,7 @@ class Server:
             self._emit(Trouble("redis", text))
 
     def _join(self, deadline: float) -> None:
-        key = prefix(self._route.name, 0) + "sum"
-        (answer,) = self._route.ask(0, [(SCRIPTS["join"], 1, key, FORMAT, self._shards_asked)], deadline)
+        (answer,) = self._route.ask(0, [self._join_call(self._shards_asked)], deadline)
         if isinstance(answer, Fault):
             self.unusable = remedy(answer)
             self._checked_at = monotonic()
@@ -163,9 +167,25 @@ class Server:
         if there:
             self.home = random.choice(there)
 
-    def learn_shards(self, shards: int) -> None:
-        """Know of parts that somebody added."""
-        self.shards = max(self.shards, shards)
+    @property
+    def shards_call(self) -> Command:
+        """How to ask for the number of parts; ``hear_shards`` takes the answer."""
+        return ("HGET", prefix(self._route.name, 0) + "meta", "shards")
+
+    def hear_shards(self, answer: Any, deadline: float) -> None:
+        """Know of parts that somebody added; tell a server that forgot (it was emptied) how many there are."""
+        if isinstance(answer, Fault):
+            return
+        if int(answer or 0) >= self.shards:
+            self.shards = int(answer)
+            return
+        try:
+            self._route.ask(0, [self._join_call(self.shards)], deadline)
+        except Away:
+            return
+
+    def _join_call(self, shards: int) -> Command:
+        return (SCRIPTS["join"], 1, prefix(self._route.name, 0) + "sum", FORMAT, shards)
 
     def describe(self) -> dict[str, Any]:
         """Return what was asked for and what is so, as plain values."""

@@ -64,6 +64,8 @@ def kept(servers: Servers) -> list[str]:
 def needs(found: FleetStatus) -> list[str]:
     """Return what a person has to look at."""
     lines = list(found.trouble)
+    if not found.shards:
+        lines.append(f"there is no queue called {found.name} here: nobody has put anything, or the name is another")
     if not found.closes:
         lines.append("the sum does not close: the server came back without something that it knew, or was emptied")
     lines += [

@@ -61,10 +61,13 @@ def endpoints(state: State) -> list[dict[str, Any]]:
     found = {one["endpoint"]: {**one, "queued": 0, "oldest_age_s": None} for one in state.get("endpoints") or []}
     for journal in state.get("journals") or []:
         for lane in journal["lanes"]:
-            if not lane["queued"] and lane["url"] not in found:
+            held = lane.get("entries_held", 0)
+            if not (lane["queued"] or held) and lane["url"] not in found:
                 continue
             one = found.setdefault(lane["url"], {"endpoint": lane["url"], "breaker": None, "queued": 0})
             one["queued"] += lane["queued"]
+            if held:
+                one["entries_held"] = one.get("entries_held", 0) + held
             if lane["queued"]:
                 one["oldest_age_s"] = max(_or_0(one.get("oldest_age_s")), _or_0(lane["oldest_age_s"]))
     return sorted(found.values(), key=lambda one: str(one["endpoint"]))
@@ -132,6 +135,8 @@ def _to_look_at(state: State, total: Mapping[str, Any]) -> list[dict[str, str]]:
     found = []
     for one in endpoints(state):
         waiting = f"{one['queued']:,} {_events(one['queued'])} kept for it"
+        if one.get("entries_held"):  # of a shared queue, whose server counts these by entries
+            waiting += f", and {one['entries_held']:,} {'entry' if one['entries_held'] == 1 else 'entries'} in hand"
         if one["breaker"] == "held":
             remedy = f" {one['detail']}." if one.get("detail") else ""
             found.append(_watch(f"{one['endpoint']} needs a look ({one['reason']}).{remedy} {waiting}.", "endpoints"))

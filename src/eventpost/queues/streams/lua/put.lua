@@ -70,7 +70,11 @@ end
 local placed = {tostring(serial), ':'}
 for at = 6, #ARGV, 4 do
   local url, lane, n = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local id = redis.call('XADD', stream(lane), '*', 'w', writer, 'n', n, 'd', ARGV[at + 3])
+  local id = redis.pcall('XADD', stream(lane), '*', 'w', writer, 'n', n, 'd', ARGV[at + 3])
+  if type(id) == 'table' then  -- the first one's: after a write the server goes on, whatever its memory
+    if string.find(id.err, 'OOM', 1, true) then return {'memory', bytes} end
+    return redis.error_reply(id.err)
+  end
   placed[#placed + 1] = lane .. ' ' .. id .. ' ' .. n .. ','
   if redis.call('HINCRBY', LANES, url, n) == tonumber(n) then
     ensure_group(stream(lane))

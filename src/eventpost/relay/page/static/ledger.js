@@ -29,7 +29,7 @@ function showVerdict(verdict) {
   );
 }
 
-on("state", ({ at, written_at: writtenAt, verdict, ledger }) => {
+on("state", ({ at, written_at: writtenAt, verdict, ledger, journals }) => {
   showVerdict(verdict);
   const closes = $("closes");
   if (!ledger) {
@@ -39,11 +39,12 @@ on("state", ({ at, written_at: writtenAt, verdict, ledger }) => {
   }
   const dropped = Object.values(ledger.dropped).reduce((sum, value) => sum + value, 0);
   const known = ledger.in_flight !== null;
+  const flying = journals?.some((one) => one.kind === "streams") ? "in senders' hands" : "requests are out";
   const oldest = ledger.oldest_age_s === null ? "nothing waits" : `the oldest for ${age(ledger.oldest_age_s)}`;
   term("accepted", ledger.accepted);
   term("delivered", ledger.delivered, { sub: ledger.accepted ? `${((100 * ledger.delivered) / ledger.accepted).toFixed(ledger.delivered === ledger.accepted ? 0 : 2)} %` : "" });
   term("queued", ledger.queued, { sub: oldest });
-  term("in_flight", ledger.in_flight, { sub: !known ? "counted as queued" : ledger.in_flight ? "requests are out" : "" });
+  term("in_flight", ledger.in_flight, { sub: !known ? "counted as queued" : ledger.in_flight ? flying : "" });
   term("dead", ledger.dead, { level: "watch", sub: ledger.dead ? "wait for a decision" : "" });
   term("dropped", dropped, { level: Object.entries(ledger.dropped).some(([reason, value]) => value && !WANTED.has(reason)) ? "bad" : "", sub: byReason(ledger.dropped) });
   closes.dataset.level = ledger.closes ? "good" : "bad";
