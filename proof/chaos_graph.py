@@ -108,7 +108,7 @@ def block(
 
 def in_minutes(length_s: float) -> Callable[[float], str]:
     """Return how times of a run of that length are shown."""
-    return lambda at_s: f"{at_s / 60:.0f} min" if length_s >= 600 else f"{at_s:.0f} s"
+    return lambda at_s: f"{at_s / 60:.3g} min" if length_s >= 600 else f"{at_s:.3g} s"
 
 
 def draw(path: Path, title: str, length_s: float, panels: Panels, bands: Bands, marks: Marks) -> None:
