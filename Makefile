@@ -13,14 +13,14 @@ CODE   := src tests examples bench proof deploy
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
-demo: $(READY)  ## a real client, an outage, a kill -9 and a recovery, counted; under a minute, no network
+demo: $(READY)  ## a real client, an outage, a kill -9, a recovery, and the relay's page; counted; under a minute, no network
 	@$(BIN)/eventpost demo
 
 demo-fleet: $(READY)  ## two relays, two senders, two applications on one Valkey, a kill -9 of each; under a minute, no network
 	@$(BIN)/eventpost demo-fleet
 
 test: $(READY)  ## all tests, against the real SDK and real processes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-interop: $(READY)  ## the official SDKs of Go, JavaScript, Java and Python in front of the relay; fetches them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m interop tests/interop

@@ -23,6 +23,7 @@ PARTS: dict[str, str] = {
     "power": "power loss: a disk that forgets what was not synced, at any moment; lost at fsync: 0",
     "purge": "the simulation, with purges of one visitor in the middle of anything, crashes and power loss too",
     "chaos": "a constant rate while endpoint, writers and senders fail; the sum each second; nothing grows",
+    "outage": "the relay's endpoint away for ten minutes, the relay killed twice meanwhile; 0 lost, no storm after it",
     "mutation": "the code made wrong in one place at a time: a test notices, or it is explained",
 }
 """Name on the command line: what it does.  The module has the same name."""

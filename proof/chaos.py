@@ -9,6 +9,7 @@ descriptors, threads and disk are sampled; at the end every uuid is compared, an
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import tempfile
@@ -271,6 +272,8 @@ def run(arguments: argparse.Namespace) -> Figures:
                 f"never happened, so nothing was shown: {', '.join(never)}"
             )
     except BaseException:
+        samples = {f"{life.kind} {life.number}": life.samples for life in chaos.all_lives}
+        (root / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
         print(f"repeat: python -m proof chaos --minutes {arguments.minutes:g} --seed {arguments.seed}; kept: {root}")
         raise
     finally:

@@ -8,15 +8,17 @@ still wrong after ``PATIENCE_S`` of looking again is a violation.
 
 Flat means: of a process's life, without its warm-up, the median of the last third is no higher than that of the first
 third by more than the slack; and of the folder, its floor.  Connections are kept for the next burst, so of sockets only
-the bound is checked: as many as there may be requests in flight.  Each that was ever open in a life has left a handle
-with its buffers behind, for the next burst as well: ``SOCKET_MB`` of its memory are not counted as growth.
+the bound is checked: as many as there may be requests in flight.  They and the bodies they carried leave memory behind
+for the next burst as well, so a life's memory is a flight of stairs: a burst that is larger than all before is a step.
+A leak is a ramp.  Told apart by what is typical: how much more it is a sixth of a life later, in the median, is nothing
+on stairs, and a sixth of the whole on a ramp.  And the stairs end: a process may have no more than its requests in
+flight explain.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from statistics import median, quantiles
 
 from eventpost import settings
@@ -28,8 +30,8 @@ PATIENCE_S = 5.0
 LOOK_AGAIN_S = 0.05
 SLACK_MB, SLACK_DESCRIPTORS, SLACK_THREADS, SLACK_DISK_MB = 3.0, 12, 2, 8.0
 WARM_UP_S = 20.0
-SOCKET_MB = 0.04
-"""Measured: a sender of 29 MB has 41 MB after 300 connections at once, and stays there."""
+SOCKET_MB = 0.1
+"""What libcurl may keep for each handle: 64 KiB to send from, 16 KiB to receive into, and what is its own."""
 SOCKETS_MAX = settings.IN_FLIGHT_MAX + 8
 
 
@@ -99,6 +101,12 @@ def grown(values: Sequence[float], slack: float, middle: Callable[[Sequence[floa
     return middle(values[-third:]) - middle(values[:third]) - slack
 
 
+def leaked(values: Sequence[float]) -> float:
+    """Return by how much the whole grew steadily, steps apart; short ones did not."""
+    lag = len(values) // 6
+    return median(after - before for before, after in zip(values, values[lag:], strict=False)) * 6 if lag > 4 else 0.0
+
+
 def floor(values: Sequence[float]) -> float:
     """Return the lower quartile: backlogs come and go, what stays is the leak."""
     return quantiles(values, n=4)[0]
@@ -113,10 +121,12 @@ def judge_flat(lives: Iterable[Life], disk: Sequence[tuple[float, float]], warm_
         if most > SOCKETS_MAX:
             raise Broken(f"{life.kind}, life {life.number}: {most} sockets")
         judged += len(settled) >= 15
-        peaks = accumulate((one[4] for one in life.samples), max)
-        resting = {one[0]: one[1] - SOCKET_MB * peak for one, peak in zip(life.samples, peaks, strict=True)}
+        memory = [one[1] for one in settled]
+        if (by := leaked(memory)) > SLACK_MB:
+            raise Broken(f"{life.kind}, life {life.number}: {by:.1f} MB of memory leaked")
+        if memory and (by := max(memory) - memory[0]) > SOCKETS_MAX * SOCKET_MB + SLACK_MB:
+            raise Broken(f"{life.kind}, life {life.number}: {by:.1f} more MB of memory than its requests explain")
         for rows, name, slack in (
-            ([resting[one[0]] for one in settled], "MB of memory", SLACK_MB),
             ([float(one[2]) for one in settled], "descriptors", SLACK_DESCRIPTORS),
             ([float(one[3]) for one in settled], "threads", SLACK_THREADS),
         ):

@@ -79,9 +79,10 @@ def environment(path: str, version: str) -> str:
     made_of = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     if ready.exists() and ready.read_text(encoding="utf-8") == made_of:
         return str(python)
-    subprocess.run([path, "-m", "venv", "--without-pip", "--clear", folder], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-    wanted = ["--group", "dev", "--editable", ".[curl,cli,optimizely]"]
+    subprocess.run([path, "-m", "venv", "--clear", folder], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)  # the first that knows dependency groups
+    wanted = ["--group", "dev", "--editable", ".[curl,cli,optimizely,relay]"]
     subprocess.run([*pip, "--prefer-binary", *wanted], cwd=ROOT, check=True)
     Path(ready).write_text(made_of, encoding="utf-8")
     return str(python)

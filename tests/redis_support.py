@@ -112,7 +112,14 @@ def running(program: str, **options: Any) -> Iterator[RedisServer]:
     folder = Path(tempfile.mkdtemp(prefix="eventpost-redis-"))
     server = RedisServer(program, folder, **options)
     try:
-        server.start()
+        for _ in range(3):
+            try:
+                server.start()
+                break
+            except RuntimeError as error:  # somebody else took the port since it was found free
+                server.port, why = free_port(), error
+        else:
+            raise why
         yield server
     finally:
         if server.process is not None and server.process.poll() is None:

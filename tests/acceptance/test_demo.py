@@ -10,10 +10,13 @@ import time
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from support import missing
+
+PROCESSES = 8  # three applications on each side, the relay, and what posts to it
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,16 @@ def performance(tmp_path_factory):
     return done, time.monotonic() - began, here
 
 
+def with_relay():
+    """Skip where the relay's packages are not there."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    from eventpost.cli.relay import lacks_packages
+
+    if lacks_packages():
+        missing("what the extra relay brings")
+
+
 def numbers(line):
     """Return the whole numbers in a line."""
     return [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\b", line)]
@@ -60,6 +73,29 @@ def test_the_sdk_alone_loses_events_in_the_same_story(performance):
     handed_in, delivered, lost, *_ = numbers(alone)
     assert handed_in == delivered + lost
     assert lost > 0
+
+
+def test_what_came_through_the_relay_is_in_the_same_ledger(performance):
+    """What was posted to it over plain HTTP arrived as well, and the journal's sum holds both."""
+    with_relay()
+    done, _, _ = performance
+    lines = done.stdout.splitlines()
+    through = numbers(next(line for line in lines if line.startswith("the relay:  ")))
+    ours = numbers(next(line for line in lines if line.startswith("Eventpost:  ")))
+    assert through[0] > 300
+    assert through[1:] == [through[0], 0]
+    accepted, delivered, queued, dead, dropped = numbers(next(line for line in lines if line.startswith("journal:  ")))
+    assert (delivered, queued, dead, dropped) == (accepted, 0, 0, 0)
+    assert accepted >= through[0] + ours[0]
+
+
+def test_the_demo_names_the_page_at_its_start(performance):
+    """Before anything happens, so that one can look on."""
+    with_relay()
+    done, _, _ = performance
+    found = re.search(r"its page, [^:]+: (http://127\.0\.0\.1:\d+/)$", done.stdout, re.MULTILINE)
+    assert found
+    assert found.start() < done.stdout.find("applications start")
 
 
 def test_the_demo_tells_its_story_in_plain_lines(performance):
@@ -92,21 +128,22 @@ def test_the_demo_takes_less_than_a_minute(performance):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_ended_leaves_no_process_behind(tmp_path, end):
-    """However it ends; and no folder, where it is told and not killed."""
-    if find_spec("typer") is None:
-        missing("typer (the extra cli)")
+    """However it ends; and no folder, where it is told and not killed.  Until then its page can be opened."""
+    with_relay()
     if not os.path.isdir("/proc/self"):
         missing("/proc, to look for processes")
     command = [sys.executable, "-m", "eventpost.cli", "demo"]
     with subprocess.Popen(
         command,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as demo:
         try:
-            until(lambda: len(processes_about(tmp_path)) == 6)
+            page = demo.stdout.readline().split()[-1]
+            until(lambda: len(processes_about(tmp_path)) == PROCESSES)
+            assert "<title>" in urlopen(page, timeout=10).read().decode()
             demo.send_signal(end)
             assert demo.wait(20) == (-signal.SIGKILL if end == signal.SIGKILL else 130)
             until(lambda: not processes_about(tmp_path))
@@ -143,3 +180,20 @@ def test_what_the_demo_keeps_can_be_looked_at(performance):
     status = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout)
     assert status["closes"]
     assert f"accepted {status['accepted']:,} = delivered {status['delivered']:,} + queued 0" in done.stdout
+
+
+def test_the_demo_goes_on_without_the_relays_packages(monkeypatch, capsys):
+    """It says what to install, in one line, and the two sides stand as before."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    from eventpost.cli import demo, demo_sides
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with demo_sides.scene(keep=False) as cast:
+        assert [side.title for side in cast.sides] == ["Eventpost", "the SDK alone"]
+        monkeypatch.setattr(demo, "PROCESSES", 0)
+        monkeypatch.setattr(demo, "START_TIMEOUT_S", 0.0)
+        with pytest.raises(demo.DemoError, match="nothing arrived"), demo.Stage(cast) as stage:
+            demo.play(cast, stage)
+    said = [line for line in capsys.readouterr().out.splitlines() if "pip install 'eventpost[relay]'" in line]
+    assert len(said) == 1

@@ -178,6 +178,28 @@ def test_a_spill_takes_what_comes_meanwhile(name: str, tmp_path: Path, sends: bo
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("sends", [True, False])
+def test_what_a_stopped_relay_had_spilled_goes_on_with_the_next_one(name: str, tmp_path: Path, sends: bool) -> None:
+    """It ends in time while the server is away, says what stays and where; the next relay moves it, traffic or not."""
+    with a_valkey(**SAFE) as server, Collector() as collector:
+        options = ("--spill", str(tmp_path / "spill"), *([] if sends else ["--no-send"]))
+        with fleet_relay(server, name, *options, endpoint=collector.url) as relay:
+            server.kill()
+            for number in range(5):
+                assert ask(relay.port, batch(number)).status == 204
+            began = time.monotonic()
+            code, _, err = relay.stop()
+            assert time.monotonic() - began < 20
+        assert code == 0
+        assert f"5 of them on this machine, in {tmp_path / 'spill'}" in err
+        server.start()
+        with fleet_relay(server, name, *options, endpoint=collector.url):
+            if sends:
+                wait_for(lambda: everything([*range(5)]) <= set(collector.uuids))
+            else:
+                wait_for(lambda: status(server, name).queued == 5)
+
+
 def test_a_server_that_does_not_keep_what_is_asked(name: str) -> None:
     """The relay says so where somebody looks; one that evicts keys it does not use at all."""
     with a_valkey() as server, fleet_relay(server, name, endpoint="http://127.0.0.1:9/v1/events") as relay:

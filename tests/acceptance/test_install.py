@@ -6,6 +6,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,31 @@ def test_the_command_line_works_with_the_oldest_of_its_packages(request):
     assert "Missing option '--journal'" in done.stderr
     assert eventpost("dead", "retry", "--journal", "/nowhere").returncode == 2
     assert "no journal here" in eventpost("tail", "--journal", "/nowhere").stderr
+
+
+def test_the_command_line_works_without_the_relays_packages(tmp_path):
+    """With the extra ``cli`` alone commands work; those that need the relay's packages say what to install."""
+    if find_spec("typer") is None:
+        missing("typer (the extra cli)")
+    from eventpost.cli.relay import PACKAGES
+
+    pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
+    extra = re.search(r"^relay = (.*)$", pyproject, re.MULTILINE)
+    wanted = [name.replace("-", "_") for name in re.findall(r'"([\w-]+)>=', extra.group(1))]
+    assert {*wanted} == {*PACKAGES, "tomli"}
+    gone = f"import sys; sys.modules.update(dict.fromkeys({wanted!r}))"
+    (tmp_path / "sitecustomize.py").write_text(gone)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def eventpost(*words):
+        command = [sys.executable, "-m", "eventpost.cli", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    done = eventpost("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("relay", "check", "micro"):
+        done = eventpost(command)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert done.stderr == "The relay needs more packages: pip install 'eventpost[relay]'\n"
+    assert "no journal here" in eventpost("status", "--journal", str(tmp_path / "none")).stderr

@@ -92,7 +92,7 @@ def test_an_application_stores_and_another_process_sends(server: RedisServer) ->
 def test_an_event_loop_goes_on_while_a_put_waits_for_the_server(server: RedisServer) -> None:
     """The put is made on a thread: a server that is silent stops no other coroutine, and the answer is a no in time."""
     with a_proxy(server) as proxy:
-        dispatcher = EventDispatcher(RedisStreamsQueue(proxy.url, name="aio", timeout_s=0.4), sender="none")
+        dispatcher = EventDispatcher(RedisStreamsQueue(proxy.url, name="aio", timeout_s=1.5), sender="none")
 
         async def run() -> tuple[list[bool], float]:
             door = AsyncEventDispatcher(dispatcher)
@@ -108,7 +108,7 @@ def test_an_event_loop_goes_on_while_a_put_waits_for_the_server(server: RedisSer
 
         said, longest_s = asyncio.run(run())
         assert said == [True, False]
-        assert longest_s < 0.25
+        assert longest_s < 1.0
         assert dict(dispatcher.stats().refused) == {"redis_unavailable": 1}
         proxy.silent = False
         dispatcher.close()

@@ -355,12 +355,12 @@ def test_hundreds_in_flight_on_one_thread(collector: Collector) -> None:
     """Three hundred requests that are answered after half a second take little longer than one, and no thread more."""
     collector.answer = lambda _: Reply(204, delay_s=0.5)
     transport = curl_transport()
-    threads = len(os.listdir("/proc/self/task"))
+    threads = set(os.listdir("/proc/self/task"))  # those of earlier tests may still be ending
     begun = time.monotonic()
     for n in range(300):
         transport.start(request_to(collector.url, token=n, timeout_s=20))
     transport.wait(0.2)
-    assert len(os.listdir("/proc/self/task")) == threads
+    assert set(os.listdir("/proc/self/task")) <= threads
     assert {status_of(done.outcome) for done in collect(transport, 300, 20)} == {204}
     assert time.monotonic() - begun < 10  # 150 s one after the other
     assert collector.connections_total == 300

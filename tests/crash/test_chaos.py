@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from proof.chaos_judge import SLACK_MB, floor, grown
+from proof.chaos_judge import SLACK_MB, floor, grown, leaked
 
 from support import missing
 
@@ -34,3 +34,13 @@ def test_the_judge_sees_a_leak(step: float, *, leaks: bool) -> None:
     values = [30 + step * at + (20 if at % 11 == 0 else at % 3) for at in range(100)]
     assert (grown(values, SLACK_MB) > 0) is leaks
     assert (grown(values, SLACK_MB, floor) > 0) is leaks
+
+
+@pytest.mark.parametrize("seconds", [60, 600])
+def test_the_judge_tells_a_leak_from_what_a_burst_leaves_behind(seconds: int) -> None:
+    """Two steps of 12 MB are stairs that end; 5 MB that come little by little are a leak, with or without the steps."""
+    stairs = [30 + 12 * (at > seconds * 0.3) + 12 * (at > seconds * 0.8) + at % 3 * 0.1 for at in range(seconds)]
+    ramp = [5 * at / seconds for at in range(seconds)]
+    assert leaked(stairs) <= SLACK_MB
+    assert leaked(ramp) > SLACK_MB
+    assert leaked([one + more for one, more in zip(stairs, ramp, strict=True)]) > SLACK_MB

@@ -75,7 +75,7 @@ def test_a_put_that_is_never_answered_is_refused_in_time_and_taken_back(server: 
     with pytest.raises(QueueUnavailable) as caught:
         queue.put([event(2), event(3, url=URL + "/other")])
     assert caught.value.reason == "redis_unavailable"
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 1.5
     fleet = Fleet(server.url, name=name)
     assert fleet.status().accepted == 3, "the server has it, which is what makes this a test"
     proxy.lose_answers = 0
@@ -160,8 +160,8 @@ def test_nothing_waits_for_a_server_that_is_known_to_be_away(server: RedisServer
         with pytest.raises(QueueUnavailable):
             queue.put([event(number)])
         waited.append(time.monotonic() - began)
-    assert max(waited) < 0.6
-    assert sorted(waited)[len(waited) // 2] < 0.01
+    assert max(waited) < 1.5
+    assert sorted(waited)[len(waited) // 2] < 0.05
     began = time.monotonic()
     before = queue.stats()
     assert (before.accepted, before.in_flight) == (1, 1)
@@ -169,7 +169,7 @@ def test_nothing_waits_for_a_server_that_is_known_to_be_away(server: RedisServer
         queue.ack([lease])
     assert queue.claim(URL, 10, ALL) == []
     assert queue.tend() > 0
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3.0
     proxy.silent = False
     until(lambda: _acked(queue, lease))
     until(lambda: _stored(queue, event(99)))
@@ -190,7 +190,7 @@ def test_a_queue_can_be_made_while_its_server_is_away(own: RedisServer) -> None:
     own.kill()
     began = time.monotonic()
     queue = RedisStreamsQueue(own.url, name=next(NAMES), timeout_s=0.5)
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < 2.0
     with pytest.raises(QueueUnavailable):
         queue.put([event(1)])
     assert queue.stats().accepted == 0
@@ -208,7 +208,7 @@ def test_a_name_that_is_not_resolved_in_time_is_a_server_that_is_away(monkeypatc
     queue = RedisStreamsQueue("redis://nowhere.invalid", name="x", timeout_s=0.2)
     with pytest.raises(QueueUnavailable, match=r"resolved in time|not asked again"):
         queue.put([event(1)])
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < 2.0
     queue.close()
 
 
@@ -375,12 +375,12 @@ def test_a_full_queue_that_blocks_waits_for_room_and_no_longer(server: RedisServ
 def test_what_a_dead_process_held_is_taken_over_after_its_lease(server: RedisServer, tmp_path: Path) -> None:
     """Who has claimed is killed: another process gets all of it, once the lease is over, and nothing before."""
     name = next(NAMES)
-    queue = RedisStreamsQueue(server.url, name=name, lease_s=0.6)
+    queue = RedisStreamsQueue(server.url, name=name, lease_s=1.5)
     queue.put([event(number) for number in range(5)])
     code = """
 import sys, time
 from eventpost import RedisStreamsQueue
-queue = RedisStreamsQueue(sys.argv[1], name=sys.argv[2], lease_s=0.6)
+queue = RedisStreamsQueue(sys.argv[1], name=sys.argv[2], lease_s=1.5)
 queue.tend()
 leases = queue.claim(sys.argv[3], 5, 1 << 30)
 queue.ack(leases[:2])
@@ -395,7 +395,7 @@ time.sleep(60)
         other.send_signal(signal.SIGKILL)
     began = time.monotonic()
     assert numbers(until(lambda: _tended_claim(queue))) == [2, 3, 4]
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 10
     queue.close()
 
 
@@ -407,11 +407,11 @@ def _tended_claim(queue: RedisStreamsQueue) -> list[Any]:
 def test_a_lease_is_renewed_while_its_holder_lives(server: RedisServer) -> None:
     """A slow endpoint costs no duplicate: who tends its queue keeps what it holds beyond lease_s."""
     name = next(NAMES)
-    holder = RedisStreamsQueue(server.url, name=name, lease_s=0.3)
-    other = RedisStreamsQueue(server.url, name=name, lease_s=0.3)
+    holder = RedisStreamsQueue(server.url, name=name, lease_s=1.0)
+    other = RedisStreamsQueue(server.url, name=name, lease_s=1.0)
     holder.put([event(1)])
     (lease,) = holder.claim(URL, 1, ALL)
-    end = time.monotonic() + 1.0
+    end = time.monotonic() + 2.2
     while time.monotonic() < end:
         holder.tend()
         assert _tended_claim(other) == []
@@ -459,7 +459,7 @@ def test_what_was_given_back_may_be_taken_by_others_when_it_is_due(server: Redis
     began = time.monotonic()
     assert numbers(until(lambda: _tended_claim(other))) == [2]
     assert numbers(until(lambda: _tended_claim(other))) == [1]
-    assert 1.5 < time.monotonic() - began < 5.0
+    assert 1.5 < time.monotonic() - began < 10
     assert mine.claim(URL, 10, ALL) == []
     for queue in (mine, other):
         queue.close()
@@ -477,7 +477,7 @@ def test_a_closed_sender_hands_over_at_once(server: RedisServer) -> None:
     began = time.monotonic()
     leases = until(lambda: _tended_claim(other))
     assert numbers(leases) == [2]
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
     other.ack(leases)
     other.close()
     members = Fleet(server.url, name=name).status().members
@@ -735,13 +735,13 @@ def test_a_large_leftover_is_taken_over_as_fast_as_it_is_claimed(server: RedisSe
     other._holding.lease_ms = 200  # what idle means to it; its own leases last as long as this test
     found: list[int] = []
     began = time.monotonic()
-    while len(found) < 1000 and time.monotonic() - began < 5:
+    while len(found) < 1000 and time.monotonic() - began < 10:
         other.tend()
         leases = other.claim(URL, 300, ALL)
         found += numbers(leases)
         other.ack(leases)
     assert sorted(found) == list(range(1000))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     for queue in (dead, other):
         queue.close()
 

@@ -20,7 +20,10 @@ STATE = {
     "journals": [{
         "path": "/", "accepted": 1, "delivered": 0, "queued": 0, "dead": 0, "dropped": {"damaged": 1},
         "oldest_age_s": None, "stored_bytes": 0, "dead_bytes": 0, "closes": True, "needs": [], "bytes_max": 1,
-        "in_flight": 0, "lanes": [],
+        "in_flight": 0, "lanes": [], "members": [],
+        "shards": [{
+            "number": 0, "queued": 0, "in_flight": 0, "oldest_age_s": None, "stored_bytes": 0, "trouble": "",
+        }],
     }],
 }  # fmt: skip
 

@@ -287,7 +287,7 @@ class Spills(RuleBasedStateMachine):
                 last[writer, lane] = number
 
     def teardown(self) -> None:
-        """The server is back, all end; a last process moves what they left, and nothing stays behind."""
+        """Have all end, and a last process move what they left: nothing stays behind."""
         try:
             self.server.mood = "there"
             self.fs.capacity = NEVER

@@ -33,6 +33,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sender.lane": ("event", "errors", *PROTOCOLS, *PURE),
     "sender.in_flight": ("event", "errors", *PROTOCOLS, *PURE),
     "queues.streams.view": (*GROUND, "queues.streams", "queues.view", "queues.place", "queues.shown"),
+    # Its constructor makes the two queues that are one; what it puts around itself knows nothing of it.
+    "queues.streams.queue": (
+        *GROUND,
+        "queues.protocol",
+        "queues.streams",
+        "queues.spill",
+        "watch.signals",
+        "transports.tls",
+    ),
+    "queues.spill": (*GROUND, "queues.protocol", "queues.spill", "watch.signals"),
     "queues.streams": (*GROUND, "queues.protocol", "queues.streams", "watch.signals", "transports.tls"),
     "queues": (*GROUND, "queues", "watch.signals"),
     "transports": (*GROUND, "transports"),

@@ -23,8 +23,10 @@ from eventpost.watch.signals import (
     Damaged,
     Delivered,
     Dropped,
+    FlowedBack,
     Refused,
     Retrying,
+    Spilling,
     Trouble,
 )
 
@@ -182,6 +184,9 @@ def test_what_the_sender_did():
     assert value(samples, "damaged_places_total") == 1
     assert value(samples, "troubles_total", what="journal") == 1
     assert b"secret" not in text
+    for signal, spilling in ((Spilling("redis_unavailable"), 1), (FlowedBack(100, 2.5), 0)):
+        observer(signal)
+        assert value(parsed(generate_latest(registry)), "spilling") == spilling
     for state in ("open", "half_open", "open", "held", "closed"):
         observer(BreakerChanged(URL, state, "http_503", 1.0))
         samples = parsed(generate_latest(registry))

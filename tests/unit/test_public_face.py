@@ -54,7 +54,7 @@ BY_NAME: dict[Any, dict[str, Any]] = {
     RedisStreamsQueue: {
         "name": "eventpost", "shards": 4, "bytes_max": 1024 * MIB, "overflow": "refuse", "block_timeout_s": 1.0,
         "lease_s": 60.0, "timeout_s": 1.0, "dead_bytes_max": 256 * MIB, "dead_age_max_s": 30 * 86_400,
-        "durability": "os", "replicas": 0, "username": None, "password": None, "ca": None,
+        "durability": "os", "replicas": 0, "username": None, "password": None, "ca": None, "spill": None,
     },
 }  # fmt: skip
 

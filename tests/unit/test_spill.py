@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from eventpost import JournalQueue, MemoryQueue
+from eventpost import EventDispatcher, JournalQueue, LogEvent, MemoryQueue
 from eventpost.errors import EventTooLarge, QueueError, QueueFull, QueueUnavailable
 from eventpost.event import Event
 from eventpost.queues.journal import inspect
@@ -19,6 +19,7 @@ from eventpost.queues.protocol import Lease, QueueStats
 from eventpost.queues.spill import SpillQueue, carrier, flow
 from eventpost.queues.spill.flow import Pace
 from eventpost.queues.spill.queue import spills
+from eventpost.testing import RecordingTransport
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import FlowedBack, Signal, Spilling, Trouble
 from support import ALL, URL, HookedDisk, closes, event, interrupted, number_of
@@ -124,7 +125,7 @@ def test_what_is_refused_by_both_says_both(tmp_path: Path, first: First) -> None
 
     disk.hooks["allocate"] = full
     first.refusal = AWAY
-    with pytest.raises(QueueUnavailable, match="No space left .*nobody answers") as caught:
+    with pytest.raises(QueueUnavailable, match=r"No space left .*nobody answers") as caught:
         queue.put([event(1)])
     assert caught.value.reason == "disk_full"
     assert queue.stats().accepted == 0
@@ -786,3 +787,22 @@ def test_a_purge_of_the_spill_gets_back_what_is_in_hand(tmp_path: Path, first: F
     until(lambda: all_moved(queue))
     assert first.taken == list(range(10))
     queue.close()
+
+
+def test_a_door_counts_what_neither_takes(tmp_path: Path, first: First) -> None:
+    """The server is away and the disk is full: False, a count and the disk's reason."""
+    disk = HookedDisk()
+    queue = SpillQueue(first, JournalQueue(tmp_path, disk=disk))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    disk.hooks["allocate"] = full
+    first.refusal = AWAY
+    with EventDispatcher(queue, transport=RecordingTransport(), linger_s=0.0) as dispatcher:
+        assert dispatcher.dispatch_event(LogEvent(URL, {"n": 1, "visitors": []})) is False
+        disk.hooks.clear()
+        assert dispatcher.dispatch_event(LogEvent(URL, {"n": 1, "visitors": []})) is True
+        first.refusal = None
+        report = dispatcher.flush(10)
+    assert (report.refused, report.delivered, report.closes) == ({"disk_full": 1}, 1, True)

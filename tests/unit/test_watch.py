@@ -25,9 +25,11 @@ from eventpost.watch.signals import (
     Closed,
     Delivered,
     Dropped,
+    FlowedBack,
     Refused,
     Retrying,
     Signal,
+    Spilling,
     Trouble,
 )
 
@@ -124,6 +126,13 @@ def test_a_repeated_loss_is_one_line_a_minute_with_the_count(
         (BreakerChanged(LANE, "held", "http_401", 1.0), logging.ERROR, "needs a look (http_401)"),
         (BreakerChanged(LANE, "closed", "recovered"), logging.INFO, "takes events again"),
         (Trouble("disk full", "/var"), logging.ERROR, "disk full: /var"),
+        (
+            Spilling("redis_unavailable", "no answer"),
+            logging.WARNING,
+            "to the spill on this machine (redis_unavailable)",
+        ),
+        (Spilling(""), logging.WARNING, "(older ones wait there)"),
+        (FlowedBack(12, 3.21), logging.INFO, "12 spilled events have flowed back, 3.2 s after the first"),
         (Closed(Report()), logging.INFO, "closed: accepted 0"),
     ],
 )

@@ -1,7 +1,7 @@
 """The command line: what an operator sees of a journal, and does with it.
 
 ``app`` holds the commands, ``dead`` the group for dead letters, ``show`` how things look (and what is masked), ``send``
-the sender of its own, ``demo`` the show and ``demo_traffic`` the application in it.  Everything known about a folder
+the sender of its own, ``demo`` the show and ``demo_*`` who takes part in it.  Everything known about a folder
 comes from ``queues.journal.inspect``; no command has a view of its own.
 
 Exit codes: 0 done; 1 something needs a person (``status``, ``verify``), or not everything could be done (in time);

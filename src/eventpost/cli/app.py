@@ -17,12 +17,11 @@ from ..queues.journal import inspect
 from ..queues.journal.repair import repair as mend
 from ..queues.shown import seen_as_dict
 from . import dead, show, where
-from .check import run_check
 from .dead import Json, VisitorIds
 from .micro import LISTEN as MICRO_LISTEN
 from .micro import run_micro
 from .purge import TIMEOUT_S, run_purge
-from .relay import Config, make_token, run_relay, settings_or_usage
+from .relay import Config, make_token, run_relay, says_extra, settings_or_usage
 from .relay_options import with_settings
 from .where import Journal, Queue, QueueName
 
@@ -55,9 +54,16 @@ def common(
 
 @app.command()
 def demo(
-    *, keep: Annotated[bool, typer.Option("--keep", help="Keep the folder with the journal, and name it.")] = False
-) -> None:  # fmt: skip
-    """Show a real client, an outage, a kill -9 and a recovery, counted.  Takes under a minute and needs no network."""
+    *,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep the journal's folder, and name it; on a terminal leave the page open, too."),
+    ] = False,
+) -> None:
+    """Show a real client, an outage, a kill -9 and a recovery, counted; and the relay's page, while it happens.
+
+    Takes under a minute and needs no network.
+    """
     from .demo import run_demo  # noqa: PLC0415 - it loads the SDK
 
     raise typer.Exit(run_demo(keep=keep))
@@ -106,6 +112,8 @@ def send(
 @with_settings
 def relay(*, config: Config = None, flags: dict[str, Any]) -> None:
     """Take events over HTTP from any SDK, say 204 once they are stored, and deliver them; until SIGTERM or Ctrl-C."""
+    if says_extra():
+        raise typer.Exit(2)
     raise typer.Exit(run_relay(settings_or_usage(flags, config)))
 
 
@@ -147,6 +155,10 @@ def check(
 
     Exit code 1: something does not work.
     """
+    if says_extra():
+        raise typer.Exit(2)
+    from .check import run_check  # noqa: PLC0415 - the extra may be missing
+
     said = {name: value for name, value in flags.items() if value is not None and value != []}
     raise typer.Exit(run_check(said, config=config, payload=payload, send=send, offline=offline, json_=json_))
 

@@ -30,9 +30,9 @@ from ..errors import EventpostError
 from ..queues.place import SharedQueue
 from ..testing.collector import Collector, Reply
 from . import show
-from .demo import UUID_LINE_BYTES, DemoError
 from .demo_leash import Leash
 from .demo_server import REMEDY, Server, free_port, program
+from .demo_sides import UUID_LINE_BYTES, DemoError
 
 VISITS_PER_S: Final = 40.0
 POSTS_PER_S: Final = 60.0

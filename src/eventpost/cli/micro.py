@@ -9,7 +9,7 @@ import typer
 from ..relay.access import is_loopback
 from ..relay.settings import parse_listen
 from . import show
-from .relay import EXTRA
+from .relay import says_extra
 
 LISTEN = "127.0.0.1:8788"
 
@@ -24,13 +24,10 @@ def run_micro(listen: str, *, strict: bool, open_: bool, keep: int) -> int:
         raise typer.BadParameter(
             "beyond loopback anyone could read and script it: say --open if that is meant", param_hint="--listen"
         )
-    try:
-        from ..relay.micro import Micro, names_of, serve  # noqa: PLC0415 - the extra may be missing
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("eventpost"):
-            raise
-        show.say(EXTRA, to=show.err)
+    if says_extra():
         return 2
+    from ..relay.micro import Micro, names_of, serve  # noqa: PLC0415 - the extra may be missing
+
     for number in (signal.SIGTERM, signal.SIGINT):  # which uvicorn raises once more when it has ended in order
         signal.signal(number, lambda *_: None)
     micro = Micro(strict=strict, names=() if open_ else names_of(host), rows_max=keep)

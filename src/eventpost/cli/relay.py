@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,6 +19,8 @@ from . import show
 TOKEN_PREFIX: Final = "evp_"  # noqa: S105 - what tokens begin with, so that a scanner of repositories can find a lost one
 TOKEN_BYTES: Final = 32
 EXTRA: Final = "The relay needs more packages: pip install 'eventpost[relay]'"
+PACKAGES: Final = ("uvicorn", "httptools", "uvloop", "starlette", "jinja2", "msgspec", "prometheus_client")
+"""What the extra ``relay`` brings: without all of it a relay would not come far."""
 
 Config = Annotated[
     Path | None,
@@ -35,16 +38,24 @@ def settings_or_usage(flags: dict[str, Any], config: Path | None) -> RelaySettin
         raise typer.BadParameter(f"{error.filename}: {error.strerror}") from None
 
 
+def lacks_packages() -> bool:
+    """Tell whether packages of the extra ``relay`` are missing."""
+    return any(find_spec(name) is None for name in PACKAGES)
+
+
+def says_extra() -> bool:
+    """Say what to install, if packages of the extra are missing; tell whether they are."""
+    if lacks_packages():
+        show.say(EXTRA, to=show.err)
+        return True
+    return False
+
+
 def run_relay(settings: RelaySettings) -> int:
     """Run the relay until a signal; return the exit code: 2 if it could not start."""
-    try:
-        from ..relay.holding import CannotStart  # noqa: PLC0415 - as below
-        from ..relay.supervisor import LOG_FORMAT, Supervisor  # noqa: PLC0415 - the extra may be missing
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("eventpost"):
-            raise
-        show.say(EXTRA, to=show.err)
-        return 2
+    from ..relay.holding import CannotStart  # noqa: PLC0415 - the extra may be missing
+    from ..relay.supervisor import LOG_FORMAT, Supervisor  # noqa: PLC0415 - as above
+
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
     try:
         supervisor = Supervisor(settings, say=show.say)

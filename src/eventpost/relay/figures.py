@@ -112,7 +112,9 @@ class Figures:
             status = holding.view.status()
         except (OSError, EventpostError) as error:
             known = self._known.get(place) or _unknown(place)
-            return known | {"needs": [f"{place} cannot be counted: {getattr(error, 'strerror', None) or error}"]}
+            why = getattr(error, "strerror", None) or str(error)
+            parts = [{**part, "trouble": why} for part in known.get("shards", ())]
+            return known | {"needs": [f"{place} cannot be counted: {why}"], "shards": parts}
         in_flight = None if dispatcher is None or status.kind != "journal" else dispatcher.stats().in_flight
         found = journal_as_dict(
             status, durability=holding.queue.durability, bytes_max=holding.bytes_max, in_flight=in_flight

@@ -42,12 +42,17 @@ class Holding(NamedTuple):
     spill: str | None = None
 
     def complaints(self) -> list[str]:
-        """Return what a shared queue's server does not keep of what was asked for, for people."""
-        look: Callable[[], None] | None = getattr(self.queue, "look_at_server", None)
-        if look is None:
+        """Return what a shared queue's server does not keep of what was asked for, for people.
+
+        Where nobody sends here, nothing else would ask the server, or move on what dead workers had spilled.
+        """
+        for name in ("look_at_server", "look_for_left"):
+            look: Callable[[], None] | None = getattr(self.queue, name, None)
+            if look is not None:
+                look()
+        if not hasattr(self.queue, "describe"):
             return []
-        look()
-        said: dict[str, Any] = self.queue.describe()  # type: ignore[attr-defined]  # who has a server has this, too
+        said: dict[str, Any] = self.queue.describe()
         asked = said.get("asked", {}).get("durability", said["durability"])
         if said.get("unusable"):
             return [str(said["unusable"])]
@@ -93,7 +98,7 @@ def _level(settings: RelaySettings) -> Literal["os", "fsync"]:
 
 def _store_shared(shared: SharedQueue, settings: RelaySettings) -> Store:
     view = shared.view(timeout_s=PROBE_TIMEOUT_S)
-    spill = _open_spill(settings, adopt="never" if settings.send else "elected")
+    spill = _open_spill(settings, adopt="never")
     queue = _open_shared(shared, settings, spill)
 
     def why_not() -> str | None:
@@ -107,7 +112,7 @@ def _store_shared(shared: SharedQueue, settings: RelaySettings) -> Store:
 
 
 def _open_spill(settings: RelaySettings, *, adopt: Adopt) -> JournalQueue | None:
-    """Return the journal that stands in while the server is away.  What dead workers left there, who sends moves on."""
+    """Return the journal that stands in while the server is away.  What dead workers left, the main process moves."""
     if settings.spill is None:
         return None
     return JournalQueue(settings.spill, _level(settings), settings.bytes_max, adopt=adopt)
@@ -115,14 +120,15 @@ def _open_spill(settings: RelaySettings, *, adopt: Adopt) -> JournalQueue | None
 
 def _open_shared(shared: SharedQueue, settings: RelaySettings, spill: JournalQueue | None) -> Queue:
     more: dict[str, Any] = {"bytes_max": settings.bytes_max, "replicas": settings.replicas, "spill": spill}
-    queue: Queue = shared.open(durability=settings.durability, **more)
+    queue = shared.open(durability=settings.durability, **more)
+    queue.sends = settings.send
     return queue
 
 
 def _shared(shared: SharedQueue, settings: RelaySettings) -> Holding:
     try:
         view = shared.view(timeout_s=LOOK_TIMEOUT_S)
-        queue = _open_shared(shared, settings, _open_spill(settings, adopt="always") if settings.send else None)
+        queue = _open_shared(shared, settings, _open_spill(settings, adopt="always"))
     except (RedisUnusable, ValueError) as error:
         raise CannotStart(str(error)) from error
     return Holding(queue, view, settings.bytes_max, lambda: None, settings.spill and resolved(settings.spill))

@@ -32,11 +32,6 @@ from ..settings import ENDPOINT_BODY_BYTES_MAX, SETTINGS, shared_queue
 from .access import Rules, digest_of, is_loopback, network_of, origin_of
 from .row import Row, SettingError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 CONFIG_ENV: Final = "EVENTPOST_RELAY_CONFIG"
 QUEUE_ENV: Final = SETTINGS["queue"].env
 """Names the queue of every process of a machine; a relay that is told of a journal is not meant."""
@@ -267,6 +262,10 @@ def read_settings(
 
 
 def _read_file(path: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - its kin below is an extra, and the command line works without it
+    else:
+        import tomli as tomllib  # noqa: PLC0415 - as above
     with open(path, "rb") as file:
         try:
             found: dict[str, Any] = tomllib.load(file)

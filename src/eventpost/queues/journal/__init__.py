@@ -4,8 +4,8 @@ Why one of our own: what this project exists for is a put that survives kill -9,
 never waits for another process.  One put of 1 KB costs 2-4 us here; SQLite in WAL mode took 24 us alone, and let four
 processes wait up to 134 ms for each other, in the middle of somebody's web request.
 
-Reading order: ``format`` (the bytes; pure) -> ``segment``, ``cursor`` (one file, two sides) -> ``folder`` (who lives here)
--> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) ->
+Reading order: ``format`` (the bytes; pure) -> ``segment``, ``cursor`` (one file, two sides) -> ``folder`` (who lives
+here) -> ``totals`` (the sum that outlives them) -> ``claims`` (claim, ack, release) -> ``dead`` (dead letters) ->
 ``presence`` (becoming a writer) -> ``store`` (put) -> ``room`` (the bound) -> ``sync`` (group commit) -> ``voided``
 (what is passed over) -> ``interruption`` (signal handlers) -> ``count`` (the sum) -> ``visitors``, ``erase``,
 ``erasing`` (a person's events, erased on order) -> ``orphans`` (adoption) -> ``bounds``, ``expiry`` (of what is parked)

@@ -257,6 +257,11 @@ class SpillQueue:
         wait_s = self._flow.step()
         return wait_s if wait_s is None or tend_s is None else min(wait_s, tend_s)
 
+    def look_for_left(self) -> None:
+        """See whether others left something here, if that is due: for a process that neither puts nor sends."""
+        if not self._sends and not self._closed and self._carrier.is_due:
+            self._carrier.start()
+
     def sync(self, timeout_s: float) -> bool:
         """See Queue.sync: moves what was spilled, if the first queue takes it by now."""
         deadline = self._clock.monotonic() + timeout_s

@@ -83,12 +83,6 @@ class RedisStreamsQueue:
     put_waits = True
     """A put waits for an answer from elsewhere: an event loop has it made on a thread."""
 
-    def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
-        """Make one, or two queues that look like one: neither knows of the other."""
-        if spill is None:
-            return super().__new__(cls)
-        return SpillQueue(cls(*arguments, **options), spill, clock=options.get("clock"))
-
     def __init__(
         self,
         url: str,
@@ -162,6 +156,14 @@ class RedisStreamsQueue:
         self._start_from_zero()
         self._server.first_look(monotonic() + timeout_s)
         self._say()
+
+    def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
+        """Make one, or two queues that look like one: neither knows of the other."""
+        if spill is None:
+            return super().__new__(cls)
+        return SpillQueue(cls(*arguments, **options), spill, clock=options.get("clock"))
+
+    __new__.__wrapped__ = __init__  # type: ignore[attr-defined]  # who asks for the signature is told this one's
 
     def _start_from_zero(self) -> None:
         self.writer = writer_id(socket.gethostname(), os.getpid(), os.urandom(4))

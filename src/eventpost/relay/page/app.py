@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs
+from typing import Any, Final
 
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -28,36 +26,25 @@ from starlette.staticfiles import StaticFiles
 from ... import __version__
 from ...errors import QueueUnavailable, RedisUnusable
 from ...event import Event
-from ...queues.journal.inspect import open_folder
-from ...queues.journal.view import JournalView
 from ...queues.place import SharedQueue
 from ...queues.shown import answer, headers, letter_as_dict, payload
-from ...queues.view import View
 from .. import answers
 from ..access import Access, Headers, Rate
 from ..answers import ASGIApp, Denied, Receive, Scope, Send
-from .events import EventSource, EventsTail, FolderEvents, SharedEvents
+from .asked import Refusal, form_body, headers_of, is_browser, json_body
+from .events import EventsTail
 from .jobs import RETRY_PER_S, Action, Busy, Jobs
-from .letters import Choice, FolderLetters, Letters, SharedLetters
+from .letters import Choice
 from .live import Live, Window
+from .parts import Parts, parts_of
 from .rows import Filter, event_row, indented, letter_row
 from .safety import Sessions, foreign, root_of, shared_key, with_headers
 
 HERE: Final = Path(__file__).parent
-BODY_BYTES_MAX: Final = 1 << 20
 LOGINS_PER_S: Final = 2.0
 SHORT_JOB_S: Final = 1.0
 EXPORTS_MAX: Final = 2
-SERVER_TIMEOUT_S: Final = 3.0
-_OWN: Final = b"x-eventpost-page"
-_FORM: Final = "application/x-www-form-urlencoded"
 _FORGED: Final = "this request does not come from the page"
-
-
-class _Refusal(Exception):  # noqa: N818 - an answer, carried out of a handler
-    def __init__(self, status: int, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.denied = Denied(status, reason, detail)
 
 
 def build_page(
@@ -69,34 +56,14 @@ def build_page(
     Raises as ``open_folder``, RedisUnusable, OSError where the run_dir can't be used.
     """
     return with_headers(
-        _Page(run_dir, _parts(journals, shared, visitor_ids=visitor_ids), access, visitor_ids=visitor_ids)
-    )
-
-
-class _Parts(NamedTuple):
-    """What the page looks at."""
-
-    views: Sequence[View]
-    events: Sequence[EventSource]
-    letters: Letters
-    shared: bool
-
-
-def _parts(journals: Sequence[str], shared: SharedQueue | None, *, visitor_ids: bool) -> _Parts:
-    if shared is not None:
-        view = shared.view(timeout_s=SERVER_TIMEOUT_S)
-        return _Parts([view], [SharedEvents(view)], SharedLetters(view, visitor_ids=visitor_ids), shared=True)
-    folders = [open_folder(path) for path in journals]
-    views = [JournalView(folder.path) for folder in folders]
-    return _Parts(
-        views, [FolderEvents(one) for one in folders], FolderLetters(folders, visitor_ids=visitor_ids), shared=False
+        _Page(run_dir, parts_of(journals, shared, visitor_ids=visitor_ids), access, visitor_ids=visitor_ids)
     )
 
 
 class _Page:
     """The paths, and the gate before them."""
 
-    def __init__(self, run_dir: str, parts: _Parts, access: Access, *, visitor_ids: bool) -> None:
+    def __init__(self, run_dir: str, parts: Parts, access: Access, *, visitor_ids: bool) -> None:
         self._access = access
         self._visitor_ids = visitor_ids
         self._sessions = Sessions(shared_key(run_dir))
@@ -125,7 +92,7 @@ class _Page:
                 Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
             ],
             exception_handlers={
-                _Refusal: _refuse,
+                Refusal: _refuse,
                 OSError: _no_disk,
                 QueueUnavailable: _no_server,
                 RedisUnusable: _no_server,
@@ -142,7 +109,7 @@ class _Page:
         if denied is not None and denied.status == 401:
             if path == "/login" or self._sessions.is_login(self._sessions.find(found)):
                 denied = None
-            elif _is_browser(found):
+            elif is_browser(found):
                 await self._deny_browser(denied, found, scope, receive, send)
                 return
         if denied is not None:
@@ -166,7 +133,7 @@ class _Page:
         return Response(made, status, media_type="text/html")
 
     async def _show(self, request: Request) -> Response:
-        found = _headers(request)
+        found = headers_of(request)
         cookie = self._sessions.find(found)
         fresh = cookie is None
         if cookie is None:
@@ -184,7 +151,7 @@ class _Page:
         return self._sessions.header(value, root=root_of(request.scope), secure=request.url.scheme == "https")
 
     async def _login(self, request: Request) -> Response:
-        if self._access.page_denied(_headers(request)) is None:
+        if self._access.page_denied(headers_of(request)) is None:
             return RedirectResponse(root_of(request.scope) + "/", 303)
         if request.method == "GET":
             return self._page("login.html", request.scope, said="")
@@ -192,16 +159,16 @@ class _Page:
         client = "" if request.client is None else request.client.host
         if self._logins.wait_s(client, monotonic()):
             return self._page("login.html", request.scope, status=429, said="Too many tries. Wait a few seconds.")
-        form = await _form(request)
+        form = await form_body(request)
         shown = {b"authorization": b"Bearer " + form.get("token", "").strip().encode()}
-        if self._access.page_denied({**_headers(request), **shown}) is not None:
+        if self._access.page_denied({**headers_of(request), **shown}) is not None:
             return self._page("login.html", request.scope, status=401, said="This is not a token for the page.")
         moved = RedirectResponse(root_of(request.scope) + "/", 303)
         moved.headers.append("set-cookie", self._cookie(request, self._sessions.make("login")))
         return moved
 
     async def _logout(self, request: Request) -> Response:
-        self._check_forged(request, (await _form(request)).get("csrf", ""))
+        self._check_forged(request, (await form_body(request)).get("csrf", ""))
         moved = RedirectResponse(root_of(request.scope) + "/", 303)
         moved.headers.append("set-cookie", self._cookie(request, ""))
         return moved
@@ -210,7 +177,7 @@ class _Page:
 
     async def _stream(self, request: Request) -> Response:
         if self._live.is_full:
-            raise _Refusal(503, "pages", "as many pages are open on this worker as it may tell")
+            raise Refusal(503, "pages", "as many pages are open on this worker as it may tell")
         stream: AsyncIterator[bytes] = self._live.stream(Filter.of(request.query_params))
         return StreamingResponse(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
@@ -220,7 +187,7 @@ class _Page:
             seen = await run_in_threadpool(self._tail.find, id_)
         except KeyError:
             detail = "it is settled, and gone with what it lay in: of what was delivered nothing is kept"
-            raise _Refusal(404, "gone", detail) from None
+            raise Refusal(404, "gone", detail) from None
         event = seen.event
         died = self._letters.origins.get(id_)
         return _json({
@@ -235,7 +202,7 @@ class _Page:
                 self._letters.rows, wanted, before=request.query_params.get("before", "")
             )
         except KeyError:
-            raise _Refusal(400, "id", "there is no such place in the list") from None
+            raise Refusal(400, "id", "there is no such place in the list") from None
         return _json({"rows": rows, "more": more})
 
     async def _letter(self, request: Request) -> Response:
@@ -243,7 +210,7 @@ class _Page:
         try:
             letter = await run_in_threadpool(self._letters.find, id_)
         except KeyError:
-            raise _Refusal(404, "gone", "it was retried or discarded, or has expired") from None
+            raise Refusal(404, "gone", "it was retried or discarded, or has expired") from None
         row = letter_row(letter, int(id_.partition("/")[0]), visitor_ids=self._visitor_ids)
         said = {"answer": indented(answer(letter, visitor_ids=self._visitor_ids))}
         return _json(row | said | self._request_of(letter.event))
@@ -262,12 +229,12 @@ class _Page:
         if action == "export":
             return await self._export(request)
         if action not in ("retry", "discard", "stop"):
-            raise _Refusal(404, "path", "there is no such action")
+            raise Refusal(404, "path", "there is no such action")
         self._check_forged(request, request.headers.get("x-csrf-token", ""))
         if action == "stop":
             self._jobs.stop()
             return _json({"job": self._jobs.note()})
-        said = await _json_body(request)
+        said = await json_body(request)
         choice = self._choice(said)
         total = said.get("total")
         if choice.ids:
@@ -278,19 +245,19 @@ class _Page:
         try:
             thread = self._jobs.start(action, choice, total)
         except Busy as error:
-            raise _Refusal(409, "busy", str(error)) from None
+            raise Refusal(409, "busy", str(error)) from None
         await run_in_threadpool(thread.join, SHORT_JOB_S)
         return _json({"job": self._jobs.note()}, 202 if thread.is_alive() else 200)
 
     async def _export(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await form_body(request)
         self._check_forged(request, form.get("csrf", ""))
         try:
             choice = self._choice(orjson.loads(form.get("choice", "")))
         except ValueError:
-            raise _Refusal(400, "choice", "it does not say which") from None
+            raise Refusal(400, "choice", "it does not say which") from None
         if self._exports >= EXPORTS_MAX:
-            raise _Refusal(429, "busy", "other exports are running; try again")
+            raise Refusal(429, "busy", "other exports are running; try again")
         name = f"dead-letters-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.ndjson"
         return StreamingResponse(
             self._exported(choice), media_type="application/x-ndjson",
@@ -317,63 +284,26 @@ class _Page:
         try:
             return Choice.of(said if isinstance(said, dict) else {})
         except ValueError as error:
-            raise _Refusal(400, "choice", str(error)) from None
+            raise Refusal(400, "choice", str(error)) from None
 
     def _check_origin(self, request: Request) -> None:
-        why = foreign(_headers(request), frozenset(self._access.rules.hosts))
+        why = foreign(headers_of(request), frozenset(self._access.rules.hosts))
         if why is not None:
-            raise _Refusal(403, "forged", f"{_FORGED}: {why}")
+            raise Refusal(403, "forged", f"{_FORGED}: {why}")
 
     def _check_forged(self, request: Request, token: str) -> None:
         self._check_origin(request)
-        cookie = self._sessions.find(_headers(request))
+        cookie = self._sessions.find(headers_of(request))
         if cookie is None or not self._sessions.is_token(cookie, token):
-            raise _Refusal(403, "token", "the page is of an earlier run of the relay, or was open for long: reload it")
-
-
-def _headers(request: Request) -> Headers:
-    return dict(request.scope["headers"])
-
-
-def _is_browser(found: Headers) -> bool:
-    """Tell whether a page, or a person's browser, asks; a program is challenged instead."""
-    wanted = found.get(b"accept", b"")
-    return _OWN in found or b"text/html" in wanted or b"text/event-stream" in wanted
+            raise Refusal(403, "token", "the page is of an earlier run of the relay, or was open for long: reload it")
 
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, media_type="application/json")
 
 
-async def _body(request: Request, kind: str) -> bytes:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != kind:
-        raise _Refusal(415, "type", f"{kind} is asked for")
-    read = bytearray()
-    async for part in request.stream():
-        read += part
-        if len(read) > BODY_BYTES_MAX:
-            raise _Refusal(413, "too_large", "the request is larger than the page's own are")
-    return bytes(read)
-
-
-async def _json_body(request: Request) -> dict[str, Any]:
-    with suppress(ValueError):
-        value = orjson.loads(await _body(request, "application/json"))
-        if isinstance(value, dict):
-            return value
-    raise _Refusal(400, "not_json", "a JSON object is asked for")
-
-
-async def _form(request: Request) -> dict[str, str]:
-    text = (await _body(request, _FORM)).decode("utf-8", "replace")
-    try:
-        return {name: values[-1] for name, values in parse_qs(text, max_num_fields=8).items()}
-    except ValueError:
-        raise _Refusal(400, "form", "this is none of the page's forms") from None
-
-
 async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, _Refusal)  # noqa: S101 - it is registered for these only
+    assert isinstance(error, Refusal)  # noqa: S101 - it is registered for these only
     return _json({"reason": error.denied.reason, "detail": error.denied.detail}, error.denied.status)
 
 

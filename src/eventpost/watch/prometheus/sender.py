@@ -17,9 +17,11 @@ from ..signals import (
     Damaged,
     Delivered,
     Dropped,
+    FlowedBack,
     Refused,
     Retrying,
     Signal,
+    Spilling,
     Trouble,
 )
 from .labels import LABELS_MAX, Known
@@ -51,6 +53,10 @@ class _Sent:
         self.breaker = Gauge(
             "eventpost_breaker_state", "1 for the state that an endpoint's breaker is in.", ("endpoint", "state"),
             registry=registry, multiprocess_mode="mostrecent",
+        )  # fmt: skip
+        self.spilling = Gauge(
+            "eventpost_spilling", "Processes whose events go to their spill, the shared queue's server being away.",
+            registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
 
         self.known: set[str] = set()
@@ -113,6 +119,10 @@ class MetricsObserver:
                 self._sent.damaged.inc()
             case Trouble(what):
                 self._child("troubles", self._reasons.value(what)).inc()
+            case Spilling():
+                self._sent.spilling.set(1)
+            case FlowedBack():
+                self._sent.spilling.set(0)
             case _:
                 pass
 

@@ -83,6 +83,8 @@ for at = 6, #ARGV, 4 do
 end
 redis.call('HSET', key, slot, table.concat(placed))
 redis.call('HINCRBY', SUM, 'b', wanted)
-count(writer, 'a', events)
-write_counts()
+redis.call('HINCRBY', SUM, 'a', events)
+redis.call('HINCRBY', key, 'a', events)
+if serial % 64 == 1 then redis.call('EXPIRE', key, TTL_S) end  -- now and then: the hot path
+if dropped > 0 then write_counts() end
 return {'ok', bytes + wanted, dropped}

@@ -2,27 +2,20 @@
 
 import { $, el, say, toast } from "./dom.js";
 
-let cameFrom = null;
-
-/** Open the panel; where it is open already, show this instead. */
+/** Open the panel; where it is open already, show this instead.  Who had the focus gets it back: the dialog's own doing. */
 export function open({ title, body, foot = [] }) {
   const panel = $("panel");
   say($("panel-title"), title);
   $("panel-body").replaceChildren(...body);
   $("panel-body").scrollTop = 0;
   $("panel-foot").replaceChildren(...foot);
-  if (!panel.open) {
-    cameFrom = document.activeElement;
-    panel.showModal();
-  }
+  if (!panel.open) panel.showModal();
   $("panel-title").focus();
 }
 
 export function close() {
   if ($("panel").open) $("panel").close();
 }
-
-$("panel").addEventListener("close", () => cameFrom?.isConnected && cameFrom.focus());
 
 /** A list of names and values; what has no value is left out. */
 export function facts(pairs) {
