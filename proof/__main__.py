@@ -16,6 +16,7 @@ from .record import record
 PARTS: dict[str, str] = {
     "endpoints": "every fault of an endpoint, against both transports",
     "fuzz": "mutated segments, Retry-After headers and log events, a million each",
+    "openapi": "the relay and micro, asked what their own descriptions allow and what they do not",
     "kills": "real processes with the real SDK, SIGKILL and SIGSTOP at random moments",
     "freeze": "senders that are stopped for a minute with requests in flight, and all their connections dead",
     "versions": "the crash tests under each Python that is here",

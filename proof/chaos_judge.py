@@ -10,9 +10,9 @@ Flat means: of a process's life, without its warm-up, the median of the last thi
 third by more than the slack; and of the folder, its floor.  Connections are kept for the next burst, so of sockets only
 the bound is checked: as many as there may be requests in flight.  They and the bodies they carried leave memory behind
 for the next burst as well, so a life's memory is a flight of stairs: a burst that is larger than all before is a step.
-A leak is a ramp.  Told apart by what is typical: how much more it is a sixth of a life later, in the median, is nothing
-on stairs, and a sixth of the whole on a ramp.  And the stairs end: a process may have no more than its requests in
-flight explain.
+A leak is a ramp.  Told apart by what is typical: how much more it is a sixteenth of a life later, in the median, is
+nothing on stairs, and a sixteenth of the whole on a ramp.  And the stairs end: a process may have no more than its
+requests in flight explain.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def grown(values: Sequence[float], slack: float, middle: Callable[[Sequence[floa
 
 def leaked(values: Sequence[float]) -> float:
     """Return by how much the whole grew steadily, steps apart; short ones did not."""
-    lag = len(values) // 6
-    return median(after - before for before, after in zip(values, values[lag:], strict=False)) * 6 if lag > 4 else 0.0
+    lag = len(values) // 16
+    return median(after - before for before, after in zip(values, values[lag:], strict=False)) * 16 if lag > 4 else 0.0
 
 
 def floor(values: Sequence[float]) -> float:

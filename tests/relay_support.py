@@ -184,24 +184,27 @@ def bodies(journal: Path | str) -> list[bytes]:
 
 
 class Relay:
-    """``eventpost relay`` in processes of its own."""
+    """``eventpost relay`` in processes of its own.  ``path``: a folder that Python looks into for modules, too.
+
+    Where nothing can be sent to, a stop does not try for long, unless a test says for how long.
+    """
 
     def __init__(
-        self, journal: Path | str | None, *options: str, endpoint: str = NOWHERE, port: int = 0, **environment: str
+        self, journal: Path | str | None, *options: str, endpoint: str = NOWHERE, port: int = 0, path: str = "",
+        **environment: str,
     ) -> None:  # fmt: skip
         self.journal = journal
         self.port = port or free_port()
         command = [sys.executable, "-m", "eventpost.cli", "relay", "--listen", f"127.0.0.1:{self.port}"]
         command += [] if journal is None else ["--journal", str(journal)]
         command += [*(["--endpoint", endpoint] if endpoint else []), *options]
+        if endpoint == NOWHERE and "--drain-timeout" not in options:
+            command += ["--drain-timeout", "0.2"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("EVENTPOST_", "PYTEST"))}
         self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environ, "PYTHONPATH": str(SRC), **environment},
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**environ, "PYTHONPATH": f"{SRC}:{path}".rstrip(":"), **environment},
+        )  # fmt: skip
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
 

@@ -204,6 +204,9 @@ def test_a_server_that_does_not_keep_what_is_asked(name: str) -> None:
     """The relay says so where somebody looks; one that evicts keys it does not use at all."""
     with a_valkey() as server, fleet_relay(server, name, endpoint="http://127.0.0.1:9/v1/events") as relay:
         wait_for(lambda: _metrics(relay, "eventpost_journal_needs", 1))
+        assert ask(relay.port, batch(1)).status == 204
+        code, _, err = relay.stop()
+        assert (code, "durability 'fsync' was asked for, 'os' is kept" in err) == (0, True)
     with a_valkey(maxmemory="64mb", maxmemory_policy="allkeys-lru") as server:
         refused = fleet_relay(server, name, endpoint="http://127.0.0.1:9/v1/events")
         with refused:
@@ -263,6 +266,9 @@ def test_dead_letters_from_the_page(valkey: RedisServer, name: str) -> None:
         assert "visitor-7" not in json.dumps(letter)
         job = caller.change("retry", {"ids": [row["id"] for row in rows[:2]]})["job"]
         assert (job["state"], job["changed"]) == ("done", 2)
+        assert caller.change("retry", {"ids": ["0/1:x-1"]})["reason"] == "id"
+        assert caller.get("/letters?before=0/x")["reason"] == "id"
+        assert caller.get("/event?id=0/1:lane:1-1:1")["reason"] == "gone"
         job = caller.change("discard", {"matching": {"text": "broken_1", "reason": ""}})["job"]
         assert job["state"] == "done"
         wait_for(lambda: status(valkey, name).delivered == 2)

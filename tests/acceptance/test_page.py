@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +41,72 @@ class House(NamedTuple):
         post(self.relay.port, *bodies)
 
 
+class Houses:
+    """A house of its own for each test: the next one is made while a test runs, and nobody waits for one's end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = count()
+        self._pool = ThreadPoolExecutor(2)
+        self._ends: list[Future[None]] = []
+        self._next = self._pool.submit(self._make)
+
+    def _make(self) -> House:
+        journal = self._folder / f"j{next(self._numbers)}"
+        endpoint = Endpoint().__enter__()
+        return House(Relay(journal, "--workers", "2", endpoint=endpoint.collector.url), endpoint, journal)
+
+    def take(self) -> House:
+        """Return a new one."""
+        house, self._next = self._next.result(), self._pool.submit(self._make)
+        return house
+
+    def give_back(self, house: House) -> None:
+        """Have one end in order."""
+        self._ends.append(self._pool.submit(self._end, house))
+
+    @staticmethod
+    def _end(house: House) -> None:
+        try:
+            with house.relay:
+                pass
+        finally:
+            house.endpoint.__exit__(None, None, None)
+
+    def close(self) -> None:
+        """Wait until all have ended; what went wrong is raised."""
+        self.give_back(self._next.result())
+        for end in self._ends:
+            end.result()
+        self._pool.shutdown()
+
+
+@pytest.fixture(scope="module")
+def houses(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Houses]:
+    """Return where houses come from."""
+    made = Houses(tmp_path_factory.mktemp("houses"))
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def house(browser: Any, tmp_path: Path) -> Iterator[House]:
+def house(houses: Houses) -> Iterator[House]:
     """Return a relay with two workers."""
-    with Endpoint() as endpoint, Relay(tmp_path / "j", "--workers", "2", endpoint=endpoint.collector.url) as relay:
-        yield House(relay, endpoint, tmp_path / "j")
+    found = houses.take()
+    yield found
+    houses.give_back(found)
+
+
+@pytest.fixture(scope="module")
+def lived_in(houses: Houses) -> Iterator[House]:
+    """Return one with a dead letter, and an event with long names, for tests that only look."""
+    found = houses.take()
+    found.endpoint.bad = {b"broken"}
+    found.post(conversion(1, "broken_1"), conversion(10_001, "fine"))
+    wait_for(lambda: len(letters(found)) == 1)
+    found.post(impression(5, "a_flag_with_a_rather_long_name_" * 3, "and_a_variation_with_a_long_one"))
+    yield found
+    houses.give_back(found)
 
 
 @pytest.fixture
@@ -353,13 +416,12 @@ def test_the_charts_are_read_by_keyboard(house: House, visit: Visit) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
-def test_it_fits(browser: Any, house: House, tmp_path: Path, width: int, scheme: str) -> None:
+def test_it_fits(browser: Any, lived_in: House, tmp_path: Path, width: int, scheme: str) -> None:
     """Nothing is wider than the window, from a phone to a desk, and both colour schemes are there."""
     options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
-    with Visit(browser, house.url, **options) as visit:
+    with Visit(browser, lived_in.url, **options) as visit:
         visit.go()
-        with_dead(house, visit, 1)
-        house.post(impression(5, "a_flag_with_a_rather_long_name_" * 3, "and_a_variation_with_a_long_one"))
+        visit.wait_for_rows("#dead-rows", 1)
         visit.wait_for_text("#events-rows", "a_flag_with")
         assert visit.page.evaluate("document.documentElement.scrollWidth") == width
         light = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")

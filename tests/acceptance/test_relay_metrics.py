@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventpost.testing import Collector, Reply
@@ -61,6 +62,32 @@ def test_two_workers_show_the_sum_of_all_whoever_answers(tmp_path):
         assert total(first, "journal_closes") == 1
         assert total(first, "workers") == 2
         assert first["breaker_state", ("endpoint", url), ("state", "closed")] == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--merge",)])
+def test_by_project(tmp_path, options):
+    """Accepted, delivered and dead by the project that a batch names; what does not fit the schema is counted."""
+    with (
+        Collector(lambda one: Reply(400 if b'"2-bad"' in one.body else 204)) as up,
+        Relay(tmp_path / "j", *options, endpoint=up.url) as relay,
+    ):
+        for number, project in enumerate(["1", "1", "2-bad", "<none>"]):
+            assert ask(relay.port, batch(number, project_id=project)).status == 204
+        assert ask(relay.port, batch(9, project_id="1", revision=9)).status == 204
+        told = {"accepted_events_total": 5, "delivered_events_total": 4, "dead_events_total": 1}
+
+        def all_told():
+            now = metrics(relay.port)
+            return all(total(now, name) == events for name, events in told.items()) and now
+
+        found = wait_for(all_told)
+        for name, events in {
+            "accepted_events_total": 3, "delivered_events_total": 3, "examined_events_total": 3, "unfit_events_total": 1
+        }.items():  # fmt: skip
+            assert total(found, name, endpoint=up.url, project="1") == events
+        assert total(found, "dead_events_total", endpoint=up.url, project="2-bad", reason="http_400") == 1
+        assert total(found, "delivered_events_total", project="other") == 1
+        assert total(found, "unfit_events_total") == 1
 
 
 def test_counters_outlive_the_worker_that_counted(tmp_path):

@@ -1,6 +1,7 @@
 """The relay as processes: killed in any of them while clients post, stopped in order, restarted; each 204 is kept."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,12 @@ def test_everything_killed_and_delivered_later(tmp_path):
     assert (status.queued, status.dead, status.closes) == (0, 0, True)
 
 
+def breaker(relay: Relay, url: str) -> str:
+    """Return how the relay stands to an endpoint."""
+    shown = ask(relay.port, path="/metrics", method="GET").body.decode()
+    return "".join(re.findall(rf'eventpost_breaker_state{{endpoint="{re.escape(url)}",state="(\w+)"}} 1.0', shown))
+
+
 class TestStopping:
     """SIGTERM and SIGINT."""
 
@@ -158,7 +165,7 @@ class TestStopping:
         with Relay(tmp_path / "j", "--drain-timeout", "60") as relay:
             for number in range(20):
                 assert ask(relay.port, batch(number)).status == 204
-            time.sleep(3)  # five refused connections
+            wait_for(lambda: breaker(relay, NOWHERE) == "open")
             began = time.monotonic()
             code, _, _ = relay.stop()
         assert code == 0
@@ -238,7 +245,7 @@ def test_it_sends_what_applications_stored(tmp_path):
         options = ("--journal", str(tmp_path / "app"), "--allow-endpoint", endpoint.url, "--drain-timeout", "1")
         with Relay(tmp_path / "own", *options, endpoint="") as relay:
             wait_for(lambda: endpoint.uuids)
-            time.sleep(1)
+            wait_for(lambda: breaker(relay, elsewhere.url) == "held")
             code, out, err = relay.stop()
         assert code == 0
         assert not elsewhere.requests

@@ -109,6 +109,23 @@ def test_a_put_that_was_refused_for_time_and_sent_all_the_same_is_counted_as_bot
     other.close()
 
 
+def test_a_put_whose_answer_is_lost_before_a_denied_login_is_taken_back(own: RedisServer) -> None:
+    """The new connection is let in no more: what became of the put is not known, and it is voided once it can be."""
+    with a_proxy(own) as proxy:
+        assert own.ask("ACL", "SETUSER", "post", "on", ">pw", "~*", "+@all") == "+OK"
+        queue = RedisStreamsQueue(proxy.url, name=next(NAMES), timeout_s=0.5, username="post", password="pw")
+        queue.put([event(1)])
+        own.ask("ACL", "SETUSER", "post", "resetpass", ">other")  # connections that there are stay
+        proxy.lose_answers = 1
+        with pytest.raises(QueueUnavailable, match="WRONGPASS"):
+            queue.put([event(2)])
+        own.ask("ACL", "SETUSER", "post", "resetpass", ">pw")
+        until(lambda: _stored(queue, event(3)))
+        assert drain(queue) == [1, 3]
+        assert queue.stats().accepted == 2
+        queue.close()
+
+
 def test_a_put_that_arrives_after_it_was_voided_does_nothing(server: RedisServer) -> None:
     """A request that was stuck on its way can't bring back what its sender was told is refused."""
     name = next(NAMES)
@@ -809,6 +826,20 @@ print(sorted(set(seen)))
         [sys.executable, "-c", code, server.url, next(NAMES)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_figures_of_a_writer_live_as_long_as_it_puts_and_then_a_month(server: RedisServer) -> None:
+    """Each put, and each settlement by whomever, begins the month anew; the fleet's sum stays for good."""
+    queue = RedisStreamsQueue(server.url, name=next(NAMES), shards=1)
+    key = f"{{{queue.name}:0}}:w:{queue.writer}"
+    for number in range(2):
+        queue.put([event(number)])
+        assert int(server.ask("TTL", key)[1:]) == 30 * 86_400
+        server.ask("EXPIRE", key, 1000)
+    queue.ack(queue.claim(URL, 1, ALL))
+    assert int(server.ask("TTL", key)[1:]) == 30 * 86_400
+    assert server.ask("TTL", f"{{{queue.name}:0}}:sum") == ":-1"
+    queue.close()
 
 
 # -- secrets

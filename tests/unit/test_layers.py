@@ -86,7 +86,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "httptools": ("testing", "relay.protocol"),
     "uvloop": ("testing", "relay.worker"),
     "uvicorn": ("relay.cycle", "relay.micro", "relay.protocol", "relay.worker"),
-    "msgspec": ("relay.body",),
+    "msgspec": ("relay.published",),
     "starlette": ("relay.micro", "relay.page"),
     "jinja2": ("relay.page",),
     "prometheus_client": ("watch.prometheus",),

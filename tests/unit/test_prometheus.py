@@ -89,7 +89,7 @@ def test_what_a_door_took_and_refused():
     registry, clock = CollectorRegistry(), Clockwork()
     door = DoorMetrics(clock.later, registry=registry)
     for project, seconds in (("12", 0.0003), ("12", 0.3), ("", 99.0)):
-        door.accepted(SHOWN, project, 1, 500, seconds)
+        door.accepted(SHOWN, project, 1, 500, seconds, fits={0.0003: False, 0.3: True}.get(seconds))
     door.refused("queue_full")
     assert len(clock.calls) == 1
     assert not [one for one in parsed(generate_latest(registry)) if one[0].endswith("_total")]
@@ -98,6 +98,9 @@ def test_what_a_door_took_and_refused():
     assert value(samples, "accepted_events_total", endpoint=SHOWN, project="12") == 2
     assert value(samples, "accepted_bytes_total", endpoint=SHOWN, project="12") == 1000
     assert value(samples, "accepted_events_total", endpoint=SHOWN, project="") == 1
+    assert value(samples, "examined_events_total", endpoint=SHOWN, project="12") == 2
+    assert value(samples, "unfit_events_total", endpoint=SHOWN, project="12") == 1
+    assert ("eventpost_unfit_events_total", ("endpoint", SHOWN), ("project", "")) not in samples
     assert value(samples, "accept_seconds_count", endpoint=SHOWN) == 3
     assert value(samples, "accept_seconds_sum", endpoint=SHOWN) == pytest.approx(99.3003)
     assert value(samples, "accept_seconds_bucket", endpoint=SHOWN, le="0.0005") == 1
@@ -149,7 +152,9 @@ def test_labels_are_bounded():
         door.refused(f"reason {number}")
     door.flush()
     samples = parsed(generate_latest(registry))
-    projects = {dict(key[1:])["project"]: found for key, found in samples.items() if key[0].endswith("events_total")}
+    projects = {
+        dict(key[1:])["project"]: found for key, found in samples.items() if key[0].endswith("accepted_events_total")
+    }
     assert len(projects) == LABELS_MAX + 1
     assert projects["other"] == 9 * LABELS_MAX
     assert sum(projects.values()) == 10 * LABELS_MAX
@@ -158,8 +163,9 @@ def test_labels_are_bounded():
 
 
 SIGNALS = [
-    Delivered(URL, 10, 204, 0.2, 1), Delivered(URL, 1, 200, 0.02, 3), Retrying(URL, 4, "http_503", 1.0, 503),
-    Buried(URL, 2, "http_400", 400), Dropped("overflow", 3), Refused("queue_full", 5), Adopted("/j/x", 6),
+    Delivered(URL, 10, 204, 0.2, 1, "12"), Delivered(URL, 1, 200, 0.02, 3), Retrying(URL, 4, "http_503", 1.0, 503),
+    Buried(URL, 2, "http_400", 400, "12"), Buried(URL, 1, "http_400", 400, "<script>"), Dropped("overflow", 3),
+    Refused("queue_full", 5), Adopted("/j/x", 6),
     Damaged("/j/bad/x", 1, 2, "why"), Trouble("journal", "detail with a secret"), Closed(None),
 ]  # fmt: skip
 
@@ -172,12 +178,14 @@ def test_what_the_sender_did():
         observer(signal)
     text = generate_latest(registry)
     samples = parsed(text)
-    assert value(samples, "delivered_events_total", endpoint=SHOWN) == 11
+    assert value(samples, "delivered_events_total", endpoint=SHOWN, project="12") == 10
+    assert value(samples, "delivered_events_total", endpoint=SHOWN, project="") == 1
     assert value(samples, "delivered_requests_total", endpoint=SHOWN, status="204") == 1
     assert value(samples, "deliver_seconds_count", endpoint=SHOWN) == 2
     assert value(samples, "deliver_seconds_bucket", endpoint=SHOWN, le="0.025") == 1
     assert value(samples, "retried_events_total", endpoint=SHOWN, reason="http_503") == 4
-    assert value(samples, "dead_events_total", endpoint=SHOWN, reason="http_400") == 2
+    assert value(samples, "dead_events_total", endpoint=SHOWN, project="12", reason="http_400") == 2
+    assert value(samples, "dead_events_total", endpoint=SHOWN, project="other", reason="http_400") == 1
     assert value(samples, "dropped_events_total", reason="overflow") == 3
     assert value(samples, "refused_events_total", reason="queue_full") == 5
     assert value(samples, "adopted_events_total") == 6
@@ -206,7 +214,7 @@ def test_an_endpoint_that_was_never_in_trouble_is_shown_as_closed():
     MetricsObserver(registry)(Delivered(URL, 1, 204, 0.1, 1))
     samples = parsed(generate_latest(registry))
     assert value(samples, "breaker_state", endpoint=SHOWN, state="open") == 1
-    assert value(samples, "delivered_events_total", endpoint=SHOWN) == 2
+    assert value(samples, "delivered_events_total", endpoint=SHOWN, project="") == 2
 
 
 def test_an_observer_of_an_application_s_own_dispatcher():
@@ -218,8 +226,8 @@ def test_an_observer_of_an_application_s_own_dispatcher():
             assert dispatcher.dispatch_event(LogEvent(up.url, {"key": key}))
         dispatcher.close()
         samples = parsed(generate_latest(registry))
-        assert value(samples, "delivered_events_total", endpoint=up.url) == 2
-        assert value(samples, "dead_events_total", endpoint=up.url, reason="http_400") == 1
+        assert value(samples, "delivered_events_total", endpoint=up.url, project="") == 2
+        assert value(samples, "dead_events_total", endpoint=up.url, project="", reason="http_400") == 1
         assert value(samples, "breaker_state", endpoint=up.url, state="closed") == 1
 
 
@@ -276,7 +284,7 @@ def test_every_metric_is_documented(tmp_path):
     """docs/metrics.md has a row for each, with its labels, and no others."""
     registry = CollectorRegistry()
     door, observer = DoorMetrics(registry=registry), MetricsObserver(registry)
-    door.accepted(SHOWN, "1", 1, 1, 0.1)
+    door.accepted(SHOWN, "1", 1, 1, 0.1, fits=False)
     door.refused("x")
     for signal in SIGNALS:
         observer(signal)

@@ -1,6 +1,7 @@
 """The main process's figures: counted over all folders, written for the workers, also while a folder is away."""
 
 import time
+from types import SimpleNamespace
 
 from eventpost import EventDispatcher, JournalQueue, MemoryQueue
 from eventpost.errors import QueueUnavailable
@@ -8,7 +9,7 @@ from eventpost.event import Envelope, Event
 from eventpost.queues.journal.view import JournalView
 from eventpost.queues.view import Status
 from eventpost.relay.children import Slot
-from eventpost.relay.figures import Figures
+from eventpost.relay.figures import NEXT_S_MAX, Figures
 from eventpost.relay.holding import Holding
 from eventpost.relay.state import Monitor, read_state
 from relay_support import wait_for
@@ -45,6 +46,17 @@ def test_what_is_written(tmp_path):
     assert abs(state["at"] - time.time()) < 10
     for _, dispatcher in senders:
         dispatcher.close()
+
+
+def test_a_count_that_took_long_puts_the_next_off_by_a_bound(tmp_path, monkeypatch):
+    """Ten times what it took, and half a minute at most: a disk that stalled once leaves nobody without figures."""
+    figures, senders = figures_of(tmp_path, "own")
+    times = iter([0.0, 0.0, 2.0, 100.0, 100.0, 160.0])
+    monkeypatch.setattr("eventpost.relay.figures.time", SimpleNamespace(time=time.time, monotonic=lambda: next(times)))
+    assert figures.write() == 20.0
+    assert figures.write() == NEXT_S_MAX
+    assert read_state(str(tmp_path / "run"))["next_s"] == NEXT_S_MAX
+    senders[0][1].close()
 
 
 def test_a_folder_that_is_away(tmp_path):

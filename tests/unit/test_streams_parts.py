@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from eventpost.event import Envelope, Event
 from eventpost.queues.streams import check, count, entry, names
 from eventpost.queues.streams.address import Place, parse
-from eventpost.queues.streams.client import SCRIPTS, Fault
+from eventpost.queues.streams.client import SCRIPTS, Fault, Login
 from eventpost.queues.streams.held import READY, SETTLED, Held
+from eventpost.queues.streams.route import Away, Route
 from redis_support import RedisStreamsQueue
 from support import URL, event
 
@@ -219,6 +222,26 @@ def test_an_entry_in_hand_knows_what_is_settled():
     assert one.which([0, 1, 2, 3, 4]) == ""
     one.lose()
     assert (one.left, one.lost) == (0, True)
+
+
+def test_a_server_that_is_not_ready_is_left_alone_like_one_that_is_away():
+    """Who must know asks on until its time is over; everybody else, and whoever comes then, is told at once."""
+    address = parse("redis://127.0.0.1:1")
+    login = Login(username=None, password=None, database=0, authorities=None)
+    for insist in (True, False):
+        route = Route(address, login, login, "q")
+        asked = []
+
+        def loading(node, *_, asked=asked, **__):
+            asked.append(node)
+            return [Fault("LOADING the server is loading its data")]
+
+        route._answers = loading
+        with pytest.raises(Away) as caught:
+            route.ask(0, [("PING",)], time.monotonic() + 0.1, insist=insist)
+        assert not caught.value.sent, "it said no: nothing was done"
+        assert (len(asked) > 1) == insist
+        assert route.away_for_s(0) > 0
 
 
 def test_every_script_is_there():

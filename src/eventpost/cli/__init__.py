@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import sys
 
+from ..relay.stopping import stop_signals
+
 
 def main() -> int:
     """Run the command line on ``sys.argv``; say what to install if its packages are not there."""
+    if sys.argv[1:2] == ["relay"]:
+        stop_signals()
     try:
         from .app import run  # noqa: PLC0415 - typer and rich are an extra
     except ModuleNotFoundError as error:

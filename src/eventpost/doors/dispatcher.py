@@ -71,6 +71,7 @@ class EventDispatcher:
         observers: callables that take one Signal each; never called under a lock.
         clock: time, for everything that decides by it.
         random: returns a float in [0, 1), for jitter.
+        project_of: returns an event's project, which signals then name; must not raise.  None: they name none.
 
     Raises ValueError or TypeError, naming the argument (or the environment variable that stands in for it).
     """
@@ -95,6 +96,7 @@ class EventDispatcher:
         observers: Iterable[Observer] = (),
         clock: Clock | None = None,
         random: Callable[[], float] | None = None,
+        project_of: Callable[[Event], str] | None = None,
     ) -> None:
         self.endpoint: str | None = settings.setting("endpoint", endpoint)
         self._send_to = send_to
@@ -144,6 +146,7 @@ class EventDispatcher:
             limits=limits,
             send_to=send_to,
             on_request=self.on_request,
+            project_of=project_of or (lambda _: ""),
         )
         self._thread = SenderThread(
             self._sender, self.queue, transport, clock=self._clock, emit=self._emit, on_start=self._keep_alive,

@@ -1,8 +1,9 @@
 """The bare ASGI callable: which path a request is for.
 
 The paths of events come first and cost one lookup in a dict.  ``/livez`` says that this process answers, ``/readyz``
-that it can store, ``/metrics`` shows the counters of all processes; everything else is the page.  With a prefix all of
-them begin with it; the two probes are there without it, too, since they come past any proxy.
+that it can store, ``/metrics`` shows the counters of all processes, ``/openapi.json`` describes all of it; everything
+else is the page.  With a prefix all of them begin with it; these four are there without it, too, since probes come past
+any proxy.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from . import answers
+from . import answers, openapi
 from .access import Access, Headers
 from .answers import ASGIApp, Denied, Receive, Scope, Send
 from .ingest import Ingest, Target
 
 EVENTS: Final = "/v1/events"
 EU_EVENTS: Final = "/eu/v1/events"
+LIVEZ: Final = "/livez"
+READYZ: Final = "/readyz"
+METRICS: Final = "/metrics"
+GETS: Final = frozenset({LIVEZ, READYZ, METRICS, openapi.PATH})
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _NOT_FOUND: Final = Denied(404, "path", "events are posted to /v1/events and /eu/v1/events")
 _NO_GET: Final = Denied(405, "method", "GET is asked for")
@@ -32,6 +37,7 @@ class RelayApp:
         access: who may see the metrics; the page asks by itself.
         ready: returns why nothing can be stored, None if something can.
         metrics: returns the counters as text, and its content type.
+        description: this application in OpenAPI's words, for everybody: it says nothing of this installation.
         page: what answers every other path; None: nothing does.
         prefix: what every path begins with.
     """
@@ -44,6 +50,7 @@ class RelayApp:
         access: Access,
         ready: Callable[[], Awaitable[Denied | None]],
         metrics: Callable[[], tuple[bytes, str]],
+        description: bytes,
         page: ASGIApp | None,
         prefix: str = "",
     ) -> None:
@@ -52,6 +59,7 @@ class RelayApp:
         self._access = access
         self._ready = ready
         self._metrics = metrics
+        self._description = description
         self._page = page
         self._prefix = prefix
 
@@ -67,7 +75,7 @@ class RelayApp:
             raise RuntimeError(f"the relay speaks HTTP, not {scope['type']}")
         path = scope["path"]
         inner = path.removeprefix(self._prefix) if path.startswith(self._prefix + "/") else path
-        if inner in ("/livez", "/readyz", "/metrics"):
+        if inner in GETS:
             await self._probe(inner, scope, send)
         elif path.startswith(self._prefix + "/"):
             await self._show(scope, receive, send)
@@ -79,13 +87,15 @@ class RelayApp:
             await answers.deny(send, _NO_GET, [(b"allow", b"GET, HEAD")])
             return
         said: Denied | None = None
-        if what == "/readyz":
+        if what == READYZ:
             said = await self._ready()
-        elif what == "/metrics":
+        elif what == METRICS:
             said = self._access.metrics_denied(_headers(scope))
         if said is not None:
             await answers.deny(send, said)
-        elif what == "/metrics":
+        elif what == openapi.PATH:
+            await answers.answer(send, 200, [answers.JSON_TYPE, answers.NO_STORE], self._description)
+        elif what == METRICS:
             text, kind = await asyncio.get_running_loop().run_in_executor(None, self._metrics)
             await answers.answer(send, 200, [(b"content-type", kind.encode()), answers.NO_STORE], text)
         else:

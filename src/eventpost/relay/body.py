@@ -13,19 +13,25 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-import msgspec
 import orjson
 
+from . import published
 from .answers import Denied, Receive, unavailable
 
 _WINDOWS: Final = {b"gzip": (31,), b"x-gzip": (31,), b"deflate": (15, -15)}
 """By encoding, zlib's ``wbits`` in the order to try: "deflate" means zlib's format, but often comes without its frame.
 """
+ENCODINGS: Final = ("", "identity", *(name.decode() for name in _WINDOWS))
+"""The content-encodings that are taken."""
 _STEP_BYTES: Final = 1 << 16
 _MEMBERS_MAX: Final = 1000
+LOOKS_PER_S: Final = 1000
+LOOKS_SHARE: Final = 16
+"""Beyond ``LOOKS_PER_S`` one body in this many is looked at thoroughly."""
 EMPTY: Final = Denied(400, "empty", "there is no body")
 NOT_JSON: Final = Denied(400, "not_json", "the body is no JSON in UTF-8")
 NOT_A_BATCH: Final = Denied(400, "not_a_batch", "the body is no JSON object with a list of visitors")
@@ -136,25 +142,43 @@ def _inflate(packed: bytes, bits: int, bytes_max: int) -> bytes | None:
     raise zlib.error("something follows")
 
 
-class _Batch(msgspec.Struct):
-    visitors: list[msgspec.Raw]
-    project_id: Any = ""
+_read: Final = published.read_batch
 
 
-_read: Final = msgspec.json.Decoder(_Batch).decode
+class Looks:
+    """How many bodies are passed over until the next one is looked at thoroughly, which costs some times as much."""
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._left = LOOKS_PER_S
+
+    def pass_over(self, now: float) -> int:
+        """Return it, once one was: none, until there are many a second.  ``now``: seconds of any clock that runs on."""
+        if now - self._since_s >= 1.0:
+            self._since_s, self._left = now, LOOKS_PER_S
+        self._left -= 1
+        return 0 if self._left > 0 else LOOKS_SHARE - 1
+
+
+def look(body: bytes) -> tuple[str, bool] | Denied:
+    """Return the project of a batch, and whether it fits the published schema; or why the body is no batch."""
+    with suppress(*published.FAILS):
+        if (project := published.fitting_project_in(body)) is not None:
+            return project, True
+    found = project_of(body)
+    return found if isinstance(found, Denied) else (found, False)
 
 
 def project_of(body: bytes) -> str | Denied:
     """Return the project of a batch, "" if it names none; or why the body is no batch.
 
-    msgspec reads every byte and makes an object of none but these two names', which takes a third of the time.  What it
-    does not take is looked at by :func:`parse_batch`, which decides, and says why.
+    What msgspec does not take is looked at by :func:`parse_batch`, which decides, and says why.
     """
     try:
         if not body.isascii():
             body.decode()  # msgspec looks into no text that it passes over
         project = _read(body).project_id
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except published.FAILS:
         batch = parse_batch(body)
         if isinstance(batch, Denied):
             return batch

@@ -1,7 +1,8 @@
 """The standing between the main process and a worker, from both ends: one pair of sockets.
 
-The main process sends the settings, as one line of JSON; the worker says ``ready``; then nothing more.  Its end tells
-the main process that the worker is gone, and the worker that the main process is.
+The main process sends the settings, as one line of JSON; the worker says ``ready``, and from then on a byte with each
+round of its event loop's look at connections: a worker that is stopped, or whose loop does not come round, is silent.
+The socket's end tells the main process that the worker is gone, and the worker that the main process is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ BACKLOG: Final = 2048
 RESTART_FIRST_S: Final = 0.5
 RESTART_MAX_S: Final = 30.0
 LIVED_S: Final = 60.0
+STILL_S: Final = 2.0
+"""A main process that did not look for so long stood still itself, and cannot tell who was silent meanwhile."""
+START_S: Final = 30.0
 _READY: Final = b"ready\n"
+_ALIVE: Final = b"."
 _LINE_BYTES_MAX: Final = 1 << 20
 
 
@@ -56,6 +61,12 @@ def say_ready(life: socket.socket) -> None:
         life.sendall(_READY)
 
 
+def say_alive(life: socket.socket) -> None:
+    """Tell the main process that this worker's loop comes round; if it does not listen just now, that is as well."""
+    with suppress(OSError):
+        life.send(_ALIVE, socket.MSG_DONTWAIT)
+
+
 class Slot:
     """One worker's place: the process in it, and when another one may take it.
 
@@ -69,7 +80,8 @@ class Slot:
         self.ready = False
         self.restarts = -1
         self.due_at = 0.0
-        self._started_at = 0.0
+        self._started_at = self._looked_at = self._heard_at = 0.0
+        self._killed = False
         self._pause_s = 0.0
 
     def start(self, listener: socket.socket, told: Told) -> None:
@@ -86,16 +98,37 @@ class Slot:
             theirs.close()
         self.life, self.ready = ours, False
         self.restarts += 1
-        self._started_at = time.monotonic()
+        self._started_at = self._looked_at = self._heard_at = time.monotonic()
+        self._killed = False
         with suppress(BrokenPipeError):  # it ended at once, which the next look finds
             ours.sendall(told.as_line())
         ours.setblocking(False)
 
-    def look(self) -> None:
-        """Note whether the worker is ready."""
-        if self.life is not None and not self.ready:
-            with suppress(OSError):
+    def look(self, now: float) -> None:
+        """Note whether the worker is ready, and whether it said something.  ``now``: monotonic seconds."""
+        if now - self._looked_at > STILL_S:
+            self._heard_at = now
+        self._looked_at = now
+        if self.life is None:
+            return
+        with suppress(OSError):
+            if not self.ready:
                 self.ready = self.life.recv(len(_READY)) == _READY
+                self._heard_at = now if self.ready else self._heard_at
+            elif self.life.recv(4096):
+                self._heard_at = now
+
+    def hangs(self, now: float, timeout_s: float) -> bool:
+        """Tell whether the worker has been silent for too long; 0: that is never too long."""
+        if not timeout_s or self.process is None or self._killed:
+            return False
+        return now - self._heard_at > (timeout_s if self.ready else max(timeout_s, START_S))
+
+    def kill(self) -> None:
+        """Kill the worker, once; a stopped one, too.  One that the kernel holds on to ends when it is let go."""
+        self._killed = True
+        if self.process is not None:
+            self.process.kill()
 
     def reap(self, now: float) -> int | None:
         """Return the exit code of a worker that has ended since the last look."""

@@ -1,7 +1,8 @@
 """The main process's figures: counts the queues, and writes what every worker shows, on a thread of its own.
 
 Counting a folder reads a little of each of its segments; with a large backlog that takes a while, so the next count
-waits for ten times as long as the last one took.  A disk or a server that hangs holds up this thread and nothing else.
+waits for ten times as long as the last one took, up to ``NEXT_S_MAX``.  A disk or a server that hangs holds up this
+thread and nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .state import Monitor, journal_as_dict, write_state
 
 EVERY_S: Final = 0.5
 SHARE: Final = 10
+NEXT_S_MAX: Final = 30.0
+"""However long a count took: a disk that stalled once must not leave everybody without figures for minutes."""
 SAMPLE_S: Final = 1.0
 CLOSE_S: Final = 2.0
 _log = logging.getLogger("eventpost.relay")
@@ -91,7 +94,7 @@ class Figures:
             "workers": [slot.as_dict() for slot in self._slots], "journals": journals,
             "refused": dict(self._refused()),
         }  # fmt: skip
-        next_s = max(EVERY_S, SHARE * (time.monotonic() - began))
+        next_s = min(NEXT_S_MAX, max(EVERY_S, SHARE * (time.monotonic() - began)))
         write_state(self._run_dir, state | {"next_s": next_s} | self._monitor.as_dict())
         return next_s
 

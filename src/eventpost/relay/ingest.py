@@ -34,8 +34,10 @@ _ACCEPTS: Final[Header] = (b"accept-encoding", b"gzip, deflate")
 class DoorMetrics(Protocol):
     """What a worker counts."""
 
-    def accepted(self, endpoint: str, project: str, events: int, body_bytes: int, elapsed_s: float) -> None:
-        """Count what was stored; ``endpoint`` as it is shown."""
+    def accepted(
+        self, endpoint: str, project: str, events: int, body_bytes: int, elapsed_s: float, *, fits: bool | None
+    ) -> None:  # fmt: skip
+        """Count what was stored; ``endpoint`` as it is shown, ``fits``: the published schema, None: nobody looked."""
         ...
 
     def refused(self, reason: str) -> None:
@@ -97,6 +99,8 @@ class Ingest:
         self._merges = merges
         self._unable = unable
         self._always_looks = not access.needs_no_look
+        self._looks = body.Looks()
+        self._pass_over = 0
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for a path of events."""
@@ -121,14 +125,15 @@ class Ingest:
                     raw = await self._reader.rest(receive, message.get("body", b""))
                     if isinstance(raw, Denied):
                         closing = raw.status != 413 or not await self._reader.skip(receive)
-                ready = raw if isinstance(raw, Denied) else self._event_of(target, headers, raw)
+                ready = raw if isinstance(raw, Denied) else self._event_of(target, headers, raw, began)
                 if isinstance(ready, Denied):
                     said = ready
                 else:
-                    event, project = ready
+                    event, project, fits = ready
                     said = put_now(self._queue, event) if self._commit is None else await self._commit.put(event)
                     if said is None:
-                        self._metrics.accepted(target.shown, project, 1, len(event.payload), perf_counter() - began)
+                        took_s = perf_counter() - began
+                        self._metrics.accepted(target.shown, project, 1, len(event.payload), took_s, fits=fits)
         except body.Gone:
             self._note("disconnected", "the client went away before its body had arrived")
             return
@@ -157,8 +162,10 @@ class Ingest:
                 return denied
         return self._reader.too_large if self._reader.is_too_large(headers.get(b"content-length", b"0")) else None
 
-    def _event_of(self, target: Target, headers: dict[bytes, bytes], raw: bytes) -> tuple[Event, str] | Denied:
-        """Return the event that a body is, and its project; or why it is none."""
+    def _event_of(
+        self, target: Target, headers: dict[bytes, bytes], raw: bytes, now: float
+    ) -> tuple[Event, str, bool | None] | Denied:
+        """Return the event that a body is, its project, and whether it fits the schema; or why it is none."""
         if len(raw) > self._reader.body_bytes_max:
             return self._reader.too_large
         if b"content-encoding" in headers:
@@ -166,10 +173,20 @@ class Ingest:
             if isinstance(unpacked, Denied):
                 return unpacked
             raw = unpacked
-        project = body.project_of(raw)
-        if isinstance(project, Denied):
-            return project
-        if b"x-optimizely-strict" in headers and headers[b"x-optimizely-strict"].strip().lower() == b"true":
+        strict = b"x-optimizely-strict" in headers and headers[b"x-optimizely-strict"].strip().lower() == b"true"
+        fits: bool | None = None
+        if self._pass_over and not strict:
+            self._pass_over -= 1
+            project = body.project_of(raw)
+            if isinstance(project, Denied):
+                return project
+        else:
+            self._pass_over = self._looks.pass_over(now)
+            seen = body.look(raw)
+            if isinstance(seen, Denied):
+                return seen
+            project, fits = seen
+        if strict and not fits:
             errors = self._strict(body.parse_batch(raw))
             if errors:
                 return Denied(400, "strict", "the batch breaks the published schema", errors=tuple(errors))
@@ -178,7 +195,7 @@ class Ingest:
         unable = self._unable()
         if unable is not None:
             return unable
-        return merge.cut(target.envelope, raw) if self._merges else Event(target.envelope, raw), project
+        return merge.cut(target.envelope, raw) if self._merges else Event(target.envelope, raw), project, fits
 
     async def _skipped(self, headers: dict[bytes, bytes], receive: Receive) -> bool:
         """Read away the body of a request that is refused; False: its connection has to end."""

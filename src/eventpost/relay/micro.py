@@ -32,10 +32,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..settings import ENDPOINT_BODY_BYTES_MAX
 from ..testing.collector import PLAIN, Reply
-from . import answers, body
+from . import answers, body, openapi
 from .access import host_of, is_loopback
 from .answers import Denied, Header, Receive, Scope, Send
 from .app import EU_EVENTS, EVENTS
+from .micro_description import described
 from .micro_kept import FILTERS, Kept
 from .micro_script import BadScript, Script
 from .strict import strict_errors
@@ -70,13 +71,14 @@ class Micro:
         self.app = Starlette(
             routes=[
                 Route(EVENTS, _Raw(self.take)), Route(EU_EVENTS, _Raw(self.take)),
-                Route("/", self._about),
+                Route("/", self._about), Route(openapi.PATH, self._describe),
                 Route("/micro/all", self._all, methods=["GET"]),
                 Route("/micro/good", self._good, methods=["GET"]),
                 Route("/micro/bad", self._bad, methods=["GET"]),
                 Route("/micro/reset", self._reset, methods=["POST"]),
                 Route("/micro/script", self._scripted, methods=["GET", "POST", "DELETE"]),
             ],
+            exception_handlers={404: _no_such, 405: _no_such},
         )  # fmt: skip
 
     # -- the endpoint
@@ -193,6 +195,9 @@ class Micro:
         paths = {"events": [EVENTS, EU_EVENTS], "micro": ["all", "good", "bad", "reset", "script"]}
         return self._denied(request) or _say({"eventpost": "micro", **paths})
 
+    async def _describe(self, request: Request) -> Response:
+        return self._denied(request) or _say(described())
+
     async def _all(self, request: Request) -> Response:
         return self._denied(request) or _say(self.kept.counts())
 
@@ -207,10 +212,11 @@ class Micro:
         known: Sequence[str],
     ) -> Response:  # fmt: skip
         filters = dict(request.query_params)
-        limit = filters.pop("limit", "")
-        if (limit and not (limit.isdecimal() and len(limit) < 10)) or not filters.keys() <= set(known):
+        limit = filters.pop("limit", None)
+        is_number = limit is None or (limit.isascii() and limit.isdecimal() and len(limit) < 10)
+        if not is_number or not filters.keys() <= set(known):
             return _say({"reason": "filter", "detail": f"known are limit=N, {', '.join(known)}"}, 400)
-        return _say(rows(filters, int(limit) if limit else None))
+        return _say(rows(filters, None if limit is None else int(limit)))
 
     async def _reset(self, request: Request) -> Response:
         denied = self._denied(request)
@@ -274,6 +280,14 @@ class _Server(uvicorn.Server):
 
 def _say(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, {"cache-control": "no-store"}, "application/json")
+
+
+async def _no_such(_: Request, error: Exception) -> Response:
+    if getattr(error, "status_code", 404) == 404:
+        return _say({"reason": "path", "detail": "there is nothing here; / names what there is"}, 404)
+    refused = _say({"reason": "method", "detail": "the Allow header lists the methods that there are"}, 405)
+    refused.headers.update(getattr(error, "headers", None) or {})
+    return refused
 
 
 async def _json_of(request: Request) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from .strict import IMPRESSION_KEY
 
 BODY_CHARS_MAX: Final = 10_000
+COUNTS: Final = ("requests", "good", "bad", "failed", "events", "forgotten")
 FILTERS: Final = ("kind", "key", "entity_id", "uuid", "visitor_id", "path")
 
 
@@ -35,7 +36,7 @@ class Kept:
         self._good: deque[tuple[int, list[dict[str, Any]]]] = deque()
         self._bad: deque[tuple[int, dict[str, Any]]] = deque()
         self._bytes = self._events = 0
-        self._counts = {"requests": 0, "good": 0, "bad": 0, "failed": 0, "events": 0, "forgotten": 0}
+        self._counts = dict.fromkeys(COUNTS, 0)
 
     def counts(self) -> dict[str, int]:
         """Return how many requests came: good, bad, or failed by the script; events in good ones; rows forgotten."""

@@ -10,11 +10,13 @@ from ..testing.collector import PLAIN, Reply
 
 DELAY_S_MAX: Final = 3600.0
 TIMES_MAX: Final = 100_000
-_REPLY: Final[dict[str, type | tuple[type, ...]]] = {
+STATUSES: Final = range(200, 600)
+REPLY: Final[dict[str, type | tuple[type, ...]]] = {
     "status": int, "headers": dict, "body": str, "delay_s": (int, float), "retry_after": (int, float, str),
     "retry_after_date_s": (int, float), "reset": str, "hang": bool, "times": int,
 }  # fmt: skip
-_RESETS: Final = ("before", "during", "after")
+"""The fields of an answer, each with its types; a bool is no number."""
+RESETS: Final = ("before", "during", "after")
 
 
 class BadScript(ValueError):  # noqa: N818 - names a state, and is answered as 400
@@ -24,16 +26,16 @@ class BadScript(ValueError):  # noqa: N818 - names a state, and is answered as 4
 def parse_reply(value: Any, where: str) -> tuple[Reply, int]:
     """Return an answer of a script, and how often it is given.  Raises BadScript."""
     if not isinstance(value, dict):
-        raise BadScript(f"{where}: an object is needed, with any of {', '.join(_REPLY)}")
+        raise BadScript(f"{where}: an object is needed, with any of {', '.join(REPLY)}")
     for name, one in value.items():
-        if name not in _REPLY:
-            raise BadScript(f"{where}: there is no {str(name)[:40]!r}; known are {', '.join(_REPLY)}")
-        if not isinstance(one, _REPLY[name]) or (isinstance(one, bool) and name != "hang"):
+        if name not in REPLY:
+            raise BadScript(f"{where}: there is no {str(name)[:40]!r}; known are {', '.join(REPLY)}")
+        if not isinstance(one, REPLY[name]) or (isinstance(one, bool) and name != "hang"):
             raise BadScript(f"{where}.{name}: wrong type")
-    if not 200 <= value.get("status", 204) <= 599:
+    if value.get("status", 204) not in STATUSES:
         raise BadScript(f"{where}.status: from 200 to 599")
-    if value.get("reset", "before") not in _RESETS:
-        raise BadScript(f"{where}.reset: one of {', '.join(_RESETS)}")
+    if value.get("reset", "before") not in RESETS:
+        raise BadScript(f"{where}.reset: one of {', '.join(RESETS)}")
     if not (isfinite(value.get("delay_s", 0)) and 0 <= value.get("delay_s", 0) <= DELAY_S_MAX):
         raise BadScript(f"{where}.delay_s: from 0 to {DELAY_S_MAX:g}")
     if not 1 <= value.get("times", 1) <= TIMES_MAX:

@@ -125,6 +125,9 @@ class RelaySettings:
     prefix: str = _row("", "path in front of every path, for a relay behind a proxy", check=_prefix)
     merge: bool = _row(False, "let events with equal envelopes share requests; visitors' bytes are kept")
     workers: int = _row(1, "processes that take events", lowest=1, highest=64)
+    worker_timeout_s: float = _row(
+        30.0, "seconds without a sign of life after which a worker is killed, and another one started; 0: never"
+    )
     drain_timeout_s: float = _row(10.0, "seconds that a stop goes on sending what is queued")
     stop_timeout_s: float = _row(5.0, "seconds that a stop waits for requests it has accepted", lowest=0.1)
     open: bool = _row(False, "take events from anyone who can connect, and show them /metrics")

@@ -27,7 +27,7 @@ from typing import Any, Final
 ERRORS_MAX: Final = 50
 """Faults that are told; a body of 3.5 MB could hold a hundred thousand."""
 IMPRESSION_KEY: Final = "campaign_activated"
-_INT64: Final = range(-(1 << 63), 1 << 63)
+INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _attribute_rules(attribute: dict[str, Any], path: str) -> Iterator[str]:
 
 def _event_rules(event: dict[str, Any], path: str) -> Iterator[str]:
     revenue = event.get("revenue")
-    if json_type(revenue) == "integer" and revenue not in _INT64:
+    if json_type(revenue) == "integer" and revenue not in INT64:
         yield f"{path}.revenue: must fit 64 bits"
 
 

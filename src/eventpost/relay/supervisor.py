@@ -1,24 +1,22 @@
 """The main process: binds the socket, keeps the workers alive, sends, and ends in order.
 
 Workers accept from one inherited socket that this process holds, too, so connections that wait in it survive the death
-of any worker.  A worker that dies is started again (``children.Slot``).
+of any worker.  A worker that dies is started again (``children.Slot``); one that gives no sign of life for
+``worker_timeout_s`` is killed, and then started again.
 
-The end.  SIGTERM or SIGINT: the socket is closed, the workers are told, and answer what they have accepted.  What they
-stored is then sent for up to ``drain_timeout_s``; an endpoint that is left alone anyway is not waited for.  The rest
-stays on the disk.  A second signal ends the waiting.
+The end.  SIGTERM or SIGINT (``stopping``): the socket is closed, the workers are told, and answer what they have
+accepted.  What they stored is then sent for up to ``drain_timeout_s``; an endpoint that is left alone anyway is not
+waited for.  The rest stays on the disk.  A second signal ends the waiting.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import zip_longest
 from typing import Final
 
@@ -27,19 +25,20 @@ from ..event import shown_url
 from ..queues.protocol import Queue
 from ..queues.view import Status
 from ..settings import build_transport
-from ..watch.signals import Observer
+from ..watch.signals import Observer, Trouble
 from .allowed import AllowedTransport
-from .children import BACKLOG, RESTART_FIRST_S, Slot, Told
+from .children import BACKLOG, RESTART_FIRST_S, START_S, Slot, Told
 from .figures import Figures
 from .holding import CannotStart, open_holdings
 from .mount import make_metrics, make_observers
+from .projects import Projects
 from .run_dir import RunDir
 from .settings import RelaySettings, share_run_dir
 from .state import Monitor
+from .stopping import stop_signals
 from .tls import tls_context
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(process)d %(message)s"
-START_TIMEOUT_S: Final = 30.0
 BIND_TIMEOUT_S: Final = 5.0
 TICK_S: Final = 0.1
 STOP_SPARE_S: Final = 3.0
@@ -67,31 +66,26 @@ class Supervisor:
         self._run_dir = RunDir()
         share_run_dir(self._run_dir.path)
         monitor = Monitor()
-        observers: tuple[Observer, ...] = (monitor, *make_observers())
-        self._dispatchers = [self._dispatcher(one.queue, observers) for one in self._holdings if settings.send]
+        self._observers: tuple[Observer, ...] = (monitor, *make_observers())
+        self._dispatchers = [self._dispatcher(one.queue) for one in self._holdings if settings.send]
         self.slots = [Slot() for _ in range(settings.workers)]
-        self._told, self._tell = os.pipe()
-        os.set_blocking(self._told, False)
-        self._signals = 0
-        self._draining = False
+        self._stop = stop_signals()
         self._figures = Figures(
             self._run_dir.path, list(zip_longest(self._holdings, self._dispatchers)), self.slots, monitor,
             make_metrics(self._run_dir.path).refused_by_reason,
         )  # fmt: skip
 
-    def _dispatcher(self, queue: Queue, observers: tuple[Observer, ...]) -> EventDispatcher:
+    def _dispatcher(self, queue: Queue) -> EventDispatcher:
         return EventDispatcher(
-            queue, send_to=self._settings.endpoint, sender="thread", observers=observers,
+            queue, send_to=self._settings.endpoint, sender="thread", observers=self._observers,
             transport=AllowedTransport(build_transport(), self._settings.allowed_urls),
-            close_timeout_s=self._settings.drain_timeout_s,
+            close_timeout_s=self._settings.drain_timeout_s, project_of=Projects(),
         )  # fmt: skip
 
     # -- life
 
     def run(self) -> int:
         """Run until a signal; return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
         code = 1
         try:
             listener = self._bind()
@@ -104,7 +98,7 @@ class Supervisor:
                 if self._start_all(listener):
                     self._announce(listener)
                     self._live(listener)
-                    code = 0
+                code = 0
             finally:
                 listener.close()
                 self._stop_workers()
@@ -113,13 +107,6 @@ class Supervisor:
             self._figures.close()
             self._run_dir.remove()
         return code
-
-    def _on_signal(self, *_: object) -> None:
-        self._signals += 1
-        if self._draining:
-            raise KeyboardInterrupt  # which a dispatcher at its end takes for: do not wait
-        with suppress(OSError):
-            os.write(self._tell, b".")
 
     def _bind(self) -> socket.socket:
         """Return the listening socket; waits for workers of a relay that was killed just now to let go of theirs."""
@@ -143,7 +130,7 @@ class Supervisor:
                     listener.close()
                     raise
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline or self._signals:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline or self._stop.told():
                     raise CannotStart(f"{self._settings.listen}: {error.strerror or error}") from error
                 time.sleep(TICK_S)
             else:
@@ -151,19 +138,21 @@ class Supervisor:
 
     def _start_all(self, listener: socket.socket) -> bool:
         """Start every worker and wait until all are ready; False: told to stop meanwhile.  Raises CannotStart."""
+        if self._stop.told():
+            return False
         for slot in self.slots:
             self._start(slot, listener)
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + START_S
         while not all(slot.ready for slot in self.slots):
-            if self._signals:
+            if self._stop.told():
                 return False
             for slot in self.slots:
-                slot.look()
+                slot.look(time.monotonic())
                 code = slot.reap(time.monotonic())
                 if code is not None:
                     raise CannotStart(f"a worker ended with {code} before it was ready; see what it said above")
             if time.monotonic() > deadline:
-                raise CannotStart(f"the workers were not ready within {START_TIMEOUT_S:g} s")
+                raise CannotStart(f"the workers were not ready within {START_S:g} s")
             self._wait(TICK_S / 4)
         return True
 
@@ -180,10 +169,12 @@ class Supervisor:
 
     def _live(self, listener: socket.socket) -> None:
         """Keep the workers alive, and the state written, until a signal."""
-        while not self._signals:
+        while not self._stop.told():
             now = time.monotonic()
             for slot in self.slots:
-                slot.look()
+                slot.look(now)
+                if slot.hangs(now, self._settings.worker_timeout_s):
+                    self._end_hanging(slot)
                 code = slot.reap(now)
                 if code is not None:
                     _log.error("eventpost relay: a worker ended with %d; another one takes its place", code)
@@ -195,16 +186,23 @@ class Supervisor:
                         slot.due_at = now + RESTART_FIRST_S
             self._wait(TICK_S)
 
+    def _end_hanging(self, slot: Slot) -> None:
+        """Kill a worker that says nothing: stopped, or in a loop without an end; what it stored is in the folder."""
+        slot.kill()
+        told = f"a worker gave no sign of life for {self._settings.worker_timeout_s:g} s, and was killed"
+        _log.error("eventpost relay: %s", told)
+        for observer in self._observers:
+            observer(Trouble("worker_hung", told))
+
     def _wait(self, timeout_s: float) -> None:
         """Wait for a signal or a worker's word or end."""
         with selectors.DefaultSelector() as waiting:
-            waiting.register(self._told, selectors.EVENT_READ)
+            waiting.register(self._stop.fd, selectors.EVENT_READ)
             for slot in self.slots:
                 if slot.life is not None and not slot.ready:
                     waiting.register(slot.life, selectors.EVENT_READ)
             waiting.select(timeout_s)
-        with suppress(BlockingIOError):
-            os.read(self._told, 64)
+        self._stop.drain()
 
     # -- the end
 
@@ -220,7 +218,7 @@ class Supervisor:
     def _drain(self) -> None:
         """Send what is queued, up to a deadline, and let go of the journals.  A signal ends the waiting."""
         deadline = time.monotonic() + self._settings.drain_timeout_s
-        self._draining = True
+        self._stop.impatient = True  # a dispatcher at its end takes KeyboardInterrupt for: do not wait
         for one in self._holdings:
             one.look()  # what the workers left
         for dispatcher in self._dispatchers:

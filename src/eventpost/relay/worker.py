@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import orjson
 import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -36,7 +37,8 @@ from .access import Access
 from .answers import ASGIApp
 from .app import EU_EVENTS, EVENTS, RelayApp
 from .body import Reader
-from .children import BACKLOG, hear, say_ready
+from .children import BACKLOG, hear, say_alive, say_ready
+from .description import described
 from .holding import open_store
 from .ingest import Ingest, Target
 from .mount import make_metrics, make_page, render_metrics
@@ -115,6 +117,7 @@ class Worker:
             access=access,
             ready=self._ready,
             metrics=lambda: render_metrics(run_dir),
+            description=orjson.dumps(described(settings.prefix)),
             page=make_page(settings, run_dir, access),
             prefix=settings.prefix,
         )
@@ -126,8 +129,10 @@ class Worker:
         """Have ``serve`` end in order."""
         self._stopped.set()
 
-    async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
-        """Serve until told to stop, and end in order."""
+    async def serve(
+        self, listener: socket.socket, ready: Callable[[], None], alive: Callable[[], None] = lambda: None
+    ) -> None:  # fmt: skip
+        """Serve until told to stop, and end in order; ``alive`` is called now and then."""
         loop = self._loop
         context = tls_context(self._settings)
         server = await loop.create_server(
@@ -136,7 +141,7 @@ class Worker:
             ssl_handshake_timeout=None if context is None else self._settings.header_timeout_s,
         )  # fmt: skip
         self._state.default_headers = list(self._bounds.refresh())
-        looking = loop.create_task(self._look())
+        looking = loop.create_task(self._look(alive))
         gc.freeze()  # what the start made lives as long as the process: no collection need look at it again
         ready()
         await self._stopped.wait()
@@ -151,9 +156,10 @@ class Worker:
         self._dispatcher.close(0.0)
         self._metrics.flush()
 
-    async def _look(self) -> None:
-        """Now and then: the date header, and what is due on connections."""
+    async def _look(self, alive: Callable[[], None]) -> None:
+        """Now and then: a sign of life, the date header, and what is due on connections."""
         while True:
+            alive()
             self._state.default_headers = list(self._bounds.refresh())
             now = self._loop.time()
             for connection in list(self._state.connections):
@@ -211,7 +217,7 @@ async def _run(settings: RelaySettings, run_dir: str, listener: socket.socket, l
     worker = Worker(settings, run_dir, loop)
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
     loop.add_reader(life, worker.stop)  # nothing is ever sent: it is readable when the main process is gone
-    await worker.serve(listener, lambda: say_ready(life))
+    await worker.serve(listener, lambda: say_ready(life), lambda: say_alive(life))
     loop.remove_reader(life)
 
 

@@ -17,7 +17,7 @@ from math import inf
 from typing import Final
 
 from ..clock import Clock
-from ..event import Envelope
+from ..event import Envelope, Event
 from ..queues.protocol import Answer, Lease, Queue
 from ..transports.protocol import Completion, Request, Response, Transport, TransportError
 from ..watch.signals import BreakerChanged, Buried, Retrying, Signal, Trouble
@@ -48,6 +48,7 @@ class Sender:
         policy, limits: see there.
         send_to: URL that everything is sent to; None: each event's own.
         on_request: callables that hear of each event's first request; read anew each time.
+        project_of: returns what signals name for an event's project; must not raise.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Sender:
         limits: Limits,
         send_to: str | None = None,
         on_request: Sequence[OnRequest] = (),
+        project_of: Callable[[Event], str] = lambda _: "",
     ) -> None:
         self._queue = queue
         self._transport = transport
@@ -72,6 +74,7 @@ class Sender:
         self._limits = limits
         self._send_to = send_to
         self._on_request = on_request
+        self._project_of = project_of
         self._start_from_zero()
 
     def _start_from_zero(self) -> None:
@@ -274,7 +277,8 @@ class Sender:
         lane.refusals = 0
         lane.acquit(batch)
         self._tell(lane, lane.breaker.delivered(now, backlog=lane.backlog, probe=batch.probe))
-        self._emit(DeliveredSignal(lane.endpoint, len(batch.leases), status, elapsed_s, batch.attempts))
+        project = self._project_of(batch.leases[0].event)  # all of a batch have one envelope
+        self._emit(DeliveredSignal(lane.endpoint, len(batch.leases), status, elapsed_s, batch.attempts, project))
 
     def _retry(self, lane: Lane, batch: Batch, verdict: RetryLater, now: float) -> None:
         if verdict.reason == "closed":  # our own transport's end says nothing about the endpoint
@@ -318,7 +322,7 @@ class Sender:
             return
         lane.refusals += 1
         lane.acquit(batch)
-        self._emit(Buried(lane.endpoint, 1, reason, verdict.status))
+        self._emit(Buried(lane.endpoint, 1, reason, verdict.status, self._project_of(batch.leases[0].event)))
 
     def _delay_s(self, batch: Batch) -> float:
         return self._policy.delay_s(batch.attempts, self._chance())

@@ -37,13 +37,17 @@ class Refused(Signal):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Delivered(Signal):
-    """The endpoint answered 2xx.  ``attempts`` is the largest number among the events of this request."""
+    """The endpoint answered 2xx.  ``attempts`` is the largest number among the events of this request.
+
+    ``project``: whose they are, where the dispatcher was told how to tell.
+    """
 
     lane: str
     events: int
     status: int
     elapsed_s: float
     attempts: int
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -59,12 +63,13 @@ class Retrying(Signal):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Buried(Signal):
-    """The events are dead letters now."""
+    """The events are dead letters now.  ``project``: as in Delivered."""
 
     lane: str
     events: int
     reason: str
     status: int = 0
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

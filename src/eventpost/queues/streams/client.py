@@ -224,9 +224,11 @@ class Link:
 
 
 def _connected(place: Place, number: str, login: Login, timeout_s: float) -> Any:
+    waits = 1 + 2 * (login.authorities is not None) + (login.password is not None) + (login.database > 0)
+    wait_s = timeout_s / waits  # redis-py gives each of them the same, one after the other
     options: dict[str, Any] = {
         "username": login.username, "password": login.password, "db": login.database,
-        "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2, "parser_class": _Parser,
+        "socket_timeout": wait_s, "socket_connect_timeout": wait_s, "protocol": 2, "parser_class": _Parser,
         "retry": Retry(NoBackoff(), 0), "socket_read_size": _READ_BYTES, **_NO_GREETING,
     }  # fmt: skip
     kind: Any = _Tcp if login.authorities is None else _Tls

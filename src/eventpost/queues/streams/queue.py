@@ -37,6 +37,7 @@ MIB: Final = 1 << 20
 DAY_S: Final = 86_400.0
 SHARDS_MAX: Final = 1024
 _SYNC_MAX_S: Final = 2.0
+_UNTOLD_MAX: Final = 1000
 _LOCK_TIMEOUTS: Final = 3
 """How many of the server's timeouts a caller waits for the sender to be done with the queue."""
 
@@ -128,7 +129,7 @@ class RedisStreamsQueue:
         self.overflow: Overflow = overflow
         self.lease_s: float = lease_s
         self.clock: Clock = clock or SystemClock()
-        self._signals: deque[Signal] = deque()
+        self._signals: deque[Signal] = deque(maxlen=_UNTOLD_MAX)
         self._timeout_s = timeout_s
         login = Login(
             username=address.username, password=address.password, database=address.database, authorities=authorities
@@ -199,8 +200,11 @@ class RedisStreamsQueue:
         self._signals.append(signal)
 
     def _say(self) -> None:
-        """Tell what happened, once no lock is held: an observer may call anything, and wait for anybody."""
-        while self._signals and not is_mine(self._hand.lock):
+        """Tell what happened, once no lock is held: an observer may call anything, and wait for anybody.
+
+        What the constructor found out is told with the first put or look: nobody listens before.
+        """
+        while self._signals and self.emit is not _nobody and not is_mine(self._hand.lock):
             try:
                 signal = self._signals.popleft()
             except IndexError:  # another thread said it

@@ -77,7 +77,10 @@ class Route:
                 node = self._node(there or self._place(shard, deadline))
                 answers = self._answers(node, calls, deadline, insist=sent, asking=asking)
             except NotAsked as error:
-                raise Away(str(error), sent=False) from None
+                raise Away(str(error), sent=sent) from None
+            except Denied as denied:
+                denied.sent = sent  # by an earlier turn
+                raise
             except Broken as error:
                 why, there = str(error), None
                 sent = sent or error.sent
@@ -87,10 +90,12 @@ class Route:
                 faults = [one for one in answers if isinstance(one, Fault) and one.code in _ELSEWHERE | _NOT_NOW]
                 if not faults:
                     return answers
-                why, sent = f"{node.place} says: {faults[0]}", True  # it is there, and may be ready soon
+                why = f"{node.place} says: {faults[0]}"
+                if deadline - monotonic() <= pause_s or (faults[0].code in _NOT_NOW and not insist):
+                    node.failed(why)  # it is there, and of no use for now
+                    raise Away(why, sent=sent)
                 there, at_once = self._elsewhere(shard, node.place, faults[0])
-            left_s = deadline - monotonic()
-            if left_s <= pause_s:
+            if deadline - monotonic() <= pause_s:
                 raise Away(why, sent=sent)
             if not at_once:
                 pause(pause_s)

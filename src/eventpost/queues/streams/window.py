@@ -140,6 +140,11 @@ class FleetWindow(Fleet):
                 return
             end = f"({_text(rows[-1][0])}"
 
+    @staticmethod
+    def check_letter_id(id_: str) -> None:
+        """Raise KeyError for what can be no dead letter's id."""
+        _letter_order(id_)
+
     def letter(self, id_: str) -> DeadLetter:
         """Return a dead letter.  Raises KeyError."""
         _, _, shard = _letter_order(id_)

@@ -31,11 +31,22 @@ from ...queues.shown import answer, headers, letter_as_dict, payload
 from .. import answers
 from ..access import Access, Headers, Rate
 from ..answers import ASGIApp, Denied, Receive, Scope, Send
-from .asked import Refusal, form_body, headers_of, is_browser, json_body
 from .events import EventsTail
 from .jobs import RETRY_PER_S, Action, Busy, Jobs
 from .letters import Choice
 from .live import Live, Window
+from .messages import (
+    Refusal,
+    form_of,
+    headers_of,
+    is_browser,
+    json_answer,
+    json_body,
+    no_disk,
+    no_server,
+    no_such,
+    refuse,
+)
 from .parts import Parts, parts_of
 from .rows import Filter, event_row, indented, letter_row
 from .safety import Sessions, foreign, root_of, shared_key, with_headers
@@ -55,9 +66,8 @@ def build_page(
 
     Raises as ``open_folder``, RedisUnusable, OSError where the run_dir can't be used.
     """
-    return with_headers(
-        _Page(run_dir, parts_of(journals, shared, visitor_ids=visitor_ids), access, visitor_ids=visitor_ids)
-    )
+    parts = parts_of(journals, shared, visitor_ids=visitor_ids)
+    return with_headers(_Page(run_dir, parts, access, visitor_ids=visitor_ids))
 
 
 class _Page:
@@ -88,16 +98,19 @@ class _Page:
                 Route("/event", self._event, methods=["GET"]),
                 Route("/letters", self._list, methods=["GET"]),
                 Route("/letter", self._letter, methods=["GET"]),
-                Route("/letters/{action}", self._change, methods=["POST"]),
+                Route("/letters/retry", self._retry, methods=["POST"]),
+                Route("/letters/discard", self._discard, methods=["POST"]),
+                Route("/letters/stop", self._stop, methods=["POST"]),
+                Route("/letters/export", self._export, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
             ],
             exception_handlers={
-                Refusal: _refuse,
-                OSError: _no_disk,
-                QueueUnavailable: _no_server,
-                RedisUnusable: _no_server,
-                404: _no_such,
-                405: _no_such,
+                Refusal: refuse,
+                OSError: no_disk,
+                QueueUnavailable: no_server,
+                RedisUnusable: no_server,
+                404: no_such,
+                405: no_such,
             },
         )
 
@@ -159,7 +172,7 @@ class _Page:
         client = "" if request.client is None else request.client.host
         if self._logins.wait_s(client, monotonic()):
             return self._page("login.html", request.scope, status=429, said="Too many tries. Wait a few seconds.")
-        form = await form_body(request)
+        form = await form_of(request)
         shown = {b"authorization": b"Bearer " + form.get("token", "").strip().encode()}
         if self._access.page_denied({**headers_of(request), **shown}) is not None:
             return self._page("login.html", request.scope, status=401, said="This is not a token for the page.")
@@ -168,7 +181,7 @@ class _Page:
         return moved
 
     async def _logout(self, request: Request) -> Response:
-        self._check_forged(request, (await form_body(request)).get("csrf", ""))
+        self._check_forged(request, (await form_of(request)).get("csrf", ""))
         moved = RedirectResponse(root_of(request.scope) + "/", 303)
         moved.headers.append("set-cookie", self._cookie(request, ""))
         return moved
@@ -190,7 +203,7 @@ class _Page:
             raise Refusal(404, "gone", detail) from None
         event = seen.event
         died = self._letters.origins.get(id_)
-        return _json({
+        return json_answer({
             **event_row(event, visitor_ids=self._visitor_ids), **self._request_of(event),
             "id": id_, "at": seen.at_s, "state": seen.state, **({} if died is None else died.as_row()),
         })  # fmt: skip
@@ -203,7 +216,7 @@ class _Page:
             )
         except KeyError:
             raise Refusal(400, "id", "there is no such place in the list") from None
-        return _json({"rows": rows, "more": more})
+        return json_answer({"rows": rows, "more": more})
 
     async def _letter(self, request: Request) -> Response:
         id_ = request.query_params.get("id", "")
@@ -213,7 +226,7 @@ class _Page:
             raise Refusal(404, "gone", "it was retried or discarded, or has expired") from None
         row = letter_row(letter, int(id_.partition("/")[0]), visitor_ids=self._visitor_ids)
         said = {"answer": indented(answer(letter, visitor_ids=self._visitor_ids))}
-        return _json(row | said | self._request_of(letter.event))
+        return json_answer(row | said | self._request_of(letter.event))
 
     def _request_of(self, event: Event) -> dict[str, Any]:
         """Return what an endpoint is sent."""
@@ -224,33 +237,33 @@ class _Page:
 
     # -- what can be done
 
-    async def _change(self, request: Request) -> Response:
-        action = request.path_params["action"]
-        if action == "export":
-            return await self._export(request)
-        if action not in ("retry", "discard", "stop"):
-            raise Refusal(404, "path", "there is no such action")
+    async def _retry(self, request: Request) -> Response:
+        return await self._change(request, "retry")
+
+    async def _discard(self, request: Request) -> Response:
+        return await self._change(request, "discard")
+
+    async def _stop(self, request: Request) -> Response:
         self._check_forged(request, request.headers.get("x-csrf-token", ""))
-        if action == "stop":
-            self._jobs.stop()
-            return _json({"job": self._jobs.note()})
+        self._jobs.stop()
+        return json_answer({"job": self._jobs.note()})
+
+    async def _change(self, request: Request, action: Action) -> Response:
+        self._check_forged(request, request.headers.get("x-csrf-token", ""))
         said = await json_body(request)
         choice = self._choice(said)
         total = said.get("total")
         if choice.ids:
             total = len(choice.ids)
-        return await self._start(action, choice, total if isinstance(total, int) else None)
-
-    async def _start(self, action: Action, choice: Choice, total: int | None) -> Response:
         try:
-            thread = self._jobs.start(action, choice, total)
+            thread = self._jobs.start(action, choice, total if isinstance(total, int) else None)
         except Busy as error:
             raise Refusal(409, "busy", str(error)) from None
         await run_in_threadpool(thread.join, SHORT_JOB_S)
-        return _json({"job": self._jobs.note()}, 202 if thread.is_alive() else 200)
+        return json_answer({"job": self._jobs.note()}, 202 if thread.is_alive() else 200)
 
     async def _export(self, request: Request) -> Response:
-        form = await form_body(request)
+        form = await form_of(request)
         self._check_forged(request, form.get("csrf", ""))
         try:
             choice = self._choice(orjson.loads(form.get("choice", "")))
@@ -282,9 +295,13 @@ class _Page:
 
     def _choice(self, said: Any) -> Choice:
         try:
-            return Choice.of(said if isinstance(said, dict) else {})
+            choice = Choice.of(said if isinstance(said, dict) else {})
+            self._letters.check(choice)
         except ValueError as error:
             raise Refusal(400, "choice", str(error)) from None
+        except KeyError:
+            raise Refusal(400, "id", "one of these is no dead letter's id") from None
+        return choice
 
     def _check_origin(self, request: Request) -> None:
         why = foreign(headers_of(request), frozenset(self._access.rules.hosts))
@@ -296,26 +313,3 @@ class _Page:
         cookie = self._sessions.find(headers_of(request))
         if cookie is None or not self._sessions.is_token(cookie, token):
             raise Refusal(403, "token", "the page is of an earlier run of the relay, or was open for long: reload it")
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json")
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)  # noqa: S101 - it is registered for these only
-    return _json({"reason": error.denied.reason, "detail": error.denied.detail}, error.denied.status)
-
-
-async def _no_disk(_: Request, error: Exception) -> Response:
-    said = getattr(error, "strerror", None) or type(error).__name__
-    return _json({"reason": "disk", "detail": f"the disk did not do it: {said}"}, 503)
-
-
-async def _no_server(_: Request, error: Exception) -> Response:
-    return _json({"reason": "queue", "detail": f"the queue's server did not do it: {error}"}, 503)
-
-
-async def _no_such(_: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    return _json({"reason": "path", "detail": "there is nothing here; the page is at the root"}, status)

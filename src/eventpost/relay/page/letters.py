@@ -80,6 +80,10 @@ class Letters(Protocol):
         """
         ...
 
+    def check(self, choice: Choice) -> None:
+        """Raise KeyError for a choice that names what is no id."""
+        ...
+
     def chosen(self, choice: Choice) -> Iterator[tuple[int, Sequence[Letter]]]:
         """Yield the letters of a choice, with their queue's number, some at a time."""
         ...
@@ -121,6 +125,11 @@ class SharedLetters:
                     return found, str(found[-1]["id"])
                 found.append(row)
         return found, ""
+
+    def check(self, choice: Choice) -> None:
+        """See Letters.check."""
+        for one in choice.ids:
+            self._fleet.check_letter_id(_inner(one))
 
     def chosen(self, choice: Choice) -> Iterator[tuple[int, Sequence[Letter]]]:
         """See Letters.chosen."""
@@ -231,6 +240,11 @@ class FolderLetters:
                 if wanted:
                     yield number, name, wanted
             sleep(BREATH_S)
+
+    def check(self, choice: Choice) -> None:
+        """Raise KeyError for a choice that names what is no id."""
+        for one in choice.ids:
+            Place.of(one, len(self._folders))
 
     def chosen(self, choice: Choice) -> Iterator[tuple[int, list[DeadLetter]]]:
         """Yield the letters of a choice, with their folder's number, a segment at a time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,26 +9,25 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from .folders import read_all
-from .labels import OTHER, Known
+from .labels import Known, Projects
 
 FLUSH_S: Final = 0.25
 ACCEPT_BUCKETS_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-_PROJECT: Final = re.compile(r"[A-Za-z0-9._-]{0,64}\Z")
 
 
 class _Row:
     """What a door took for one endpoint and project since the last flush."""
 
-    __slots__ = ("body_bytes", "buckets", "elapsed_s", "events", "labels")
+    __slots__ = ("body_bytes", "buckets", "elapsed_s", "events", "examined", "labels", "unfit")
 
     def __init__(self, labels: tuple[str, str]) -> None:
         self.labels = labels
         self.clear()
 
     def clear(self) -> None:
-        self.events = self.body_bytes = 0
+        self.events = self.body_bytes = self.examined = self.unfit = 0
         self.elapsed_s = 0.0
         self.buckets = [0] * (len(ACCEPT_BUCKETS_S) + 1)
 
@@ -52,10 +50,16 @@ class DoorMetrics:
         self._due = False
         self._rows: dict[tuple[str, str], _Row] = {}
         self._news: dict[str, int] = {}
-        self._endpoints, self._projects, self._reasons = Known(), Known(), Known()
+        self._endpoints, self._projects, self._reasons = Known(), Projects(), Known()
         both = ("endpoint", "project")
         self._events = Counter("eventpost_accepted_events", "Events that the relay took.", both, registry=registry)
         self._bytes = Counter("eventpost_accepted_bytes", "Bytes of their bodies.", both, registry=registry)
+        self._examined = Counter(
+            "eventpost_examined_events", "Of these, what was looked at field by field.", both, registry=registry
+        )
+        self._unfit = Counter(
+            "eventpost_unfit_events", "Of those, what breaks the published schema.", both, registry=registry
+        )
         self._seconds = Histogram(
             "eventpost_accept_seconds", "From a request's header to its stored event.", ("endpoint",),
             buckets=ACCEPT_BUCKETS_S, registry=registry,
@@ -64,21 +68,25 @@ class DoorMetrics:
             "eventpost_refused_requests", "Requests that the relay refused.", ("reason",), registry=registry
         )
 
-    def accepted(self, endpoint: str, project: str, events: int, body_bytes: int, elapsed_s: float) -> None:
-        """Count what was stored; ``endpoint`` as it is shown."""
+    def accepted(
+        self, endpoint: str, project: str, events: int, body_bytes: int, elapsed_s: float, *, fits: bool | None = None
+    ) -> None:  # fmt: skip
+        """Count what was stored; ``endpoint`` as it is shown, ``fits``: the published schema, None: nobody looked."""
         row = self._rows.get((endpoint, project))
         if row is None:
             row = self._row(endpoint, project)
         row.events += events
         row.body_bytes += body_bytes
         row.elapsed_s += elapsed_s
+        if fits is not None:
+            row.examined += events
+            row.unfit += 0 if fits else events
         row.buckets[bisect_left(ACCEPT_BUCKETS_S, elapsed_s)] += 1
         if not self._due:
             self._schedule()
 
     def _row(self, endpoint: str, project: str) -> _Row:
-        shown = self._projects.value(project if _PROJECT.match(project) else OTHER)
-        labels = (self._endpoints.value(endpoint), shown)
+        labels = (self._endpoints.value(endpoint), self._projects.value(project))
         row = self._rows.get(labels)
         if row is None:
             row = self._rows[labels] = _Row(labels)
@@ -108,6 +116,9 @@ class DoorMetrics:
                 continue
             self._events.labels(*row.labels).inc(row.events)
             self._bytes.labels(*row.labels).inc(row.body_bytes)
+            if row.examined:
+                self._examined.labels(*row.labels).inc(row.examined)
+                self._unfit.labels(*row.labels).inc(row.unfit)
             seconds = self._seconds.labels(row.labels[0])
             # Many observations at once, which its public face takes one by one.
             seconds._sum.inc(row.elapsed_s)  # noqa: SLF001 - as said

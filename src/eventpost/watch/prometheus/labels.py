@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 LABELS_MAX: Final = 100
 OTHER: Final = "other"
+_PROJECT: Final = re.compile(r"[A-Za-z0-9._-]{0,64}\Z")
 
 
 class Known:
@@ -21,3 +23,11 @@ class Known:
                 return OTHER
             self._values.add(text)
         return text
+
+
+class Projects(Known):
+    """Projects' ids, which come out of bodies: what does not look like one is OTHER."""
+
+    def value(self, text: str) -> str:
+        """Return the id, or OTHER."""
+        return super().value(text if _PROJECT.match(text) else OTHER)

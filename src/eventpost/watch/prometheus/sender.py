@@ -24,7 +24,7 @@ from ..signals import (
     Spilling,
     Trouble,
 )
-from .labels import LABELS_MAX, Known
+from .labels import LABELS_MAX, Known, Projects
 
 DELIVER_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BREAKER_STATES: Final = ("closed", "open", "half_open", "held")
@@ -37,10 +37,10 @@ class _Sent:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"eventpost_{name}", text, labels, registry=registry)
 
-        self.delivered = counter("delivered_events", "Events that the endpoint took.", "endpoint")
+        self.delivered = counter("delivered_events", "Events that the endpoint took.", "endpoint", "project")
         self.requests = counter("delivered_requests", "Requests that it answered with a yes.", "endpoint", "status")
         self.retried = counter("retried_events", "Events that went back to the queue.", "endpoint", "reason")
-        self.dead = counter("dead_events", "Events that became dead letters.", "endpoint", "reason")
+        self.dead = counter("dead_events", "Events that became dead letters.", "endpoint", "project", "reason")
         self.dropped = counter("dropped_events", "Accepted events that were given up.", "reason")
         self.refused = counter("refused_events", "Events that a door of this process refused.", "reason")
         self.adopted = counter("adopted_events", "Events that were taken over from other processes.")
@@ -90,7 +90,7 @@ class MetricsObserver:
         self._lock = RLock()
         with self._lock:
             self._sent = _sent_of(registry)
-        self._endpoints, self._reasons = Known(), Known()
+        self._endpoints, self._projects, self._reasons = Known(), Projects(), Known()
         self._shown: dict[str, str] = {}
         self._children: dict[tuple[str, ...], Any] = {}
 
@@ -98,15 +98,16 @@ class MetricsObserver:
         """Count a signal."""
         if type(signal) is Delivered:  # the one that comes with every request
             endpoint = self._shown.get(signal.lane) or self._endpoint(signal.lane)
-            self._child("delivered", endpoint).inc(signal.events)
+            self._child("delivered", endpoint, self._projects.value(signal.project)).inc(signal.events)
             self._child("requests", endpoint, str(signal.status)).inc()
             self._child("seconds", endpoint).observe(signal.elapsed_s)
             return
         match signal:
             case Retrying(lane, events, reason):
                 self._child("retried", self._endpoint(lane), self._reasons.value(reason)).inc(events)
-            case Buried(lane, events, reason):
-                self._child("dead", self._endpoint(lane), self._reasons.value(reason)).inc(events)
+            case Buried(lane, events, reason, _, project):
+                labels = (self._endpoint(lane), self._projects.value(project), self._reasons.value(reason))
+                self._child("dead", *labels).inc(events)
             case Dropped(reason, events):
                 self._child("dropped", self._reasons.value(reason)).inc(events)
             case Refused(reason, events):

@@ -85,6 +85,6 @@ redis.call('HSET', key, slot, table.concat(placed))
 redis.call('HINCRBY', SUM, 'b', wanted)
 redis.call('HINCRBY', SUM, 'a', events)
 redis.call('HINCRBY', key, 'a', events)
-if serial % 64 == 1 then redis.call('EXPIRE', key, TTL_S) end  -- now and then: the hot path
+redis.call('EXPIRE', key, TTL_S)
 if dropped > 0 then write_counts() end
 return {'ok', bytes + wanted, dropped}
