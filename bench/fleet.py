@@ -43,7 +43,12 @@ from bench.relay import NOWHERE, cpu_s, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RAW = ROOT / "docs/scale.md", ROOT / "bench/fleet.json"
+TRIES = 3
 BARE = {"list": "list", "stream": "stream, an entry an event", "batch": "stream, an entry a batch"}
+
+
+class StalledError(Exception):
+    """Not all that was put came out before it was quiet."""
 
 
 class Server:
@@ -184,8 +189,16 @@ def measure(row: Row, server: Server, there: CollectorProcess, scale: float) -> 
         found["put"]["memory"] = (found["put"]["memory"] - before) / found["put"]["events"]
         found["take"] = phase(folder, server, takes)
     if found["take"]["events"] < found["put"]["events"]:
-        raise SystemExit(f"{row.key}: {found['put']['events']:,} were put, {found['take']['events']:,} came out")
+        raise StalledError(f"{row.key}: {found['put']['events']:,} put, {found['take']['events']:,} came out")
     return found
+
+
+def measured_once(row: Row, server: Server, there: CollectorProcess, scale: float) -> dict[str, Any]:
+    """Measure; again where the machine stood still so long that somebody thought that all was done."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(StalledError):
+            return measure(row, server, there, scale)
+    return measure(row, server, there, scale)
 
 
 def rows() -> list[Row]:
@@ -194,7 +207,11 @@ def rows() -> list[Row]:
     made = []
     for each in EACH:
         made += [Row(OURS, each, many[each]), Row("journal, `os`", each, many[each])]
-        made += [Row(f"redis-py, {name}", each, many[each], options={"kind": kind}) for kind, name in BARE.items()]
+        made += [
+            Row(f"redis-py, {name}", each, many[each], options={"kind": kind})
+            for kind, name in BARE.items()
+            if kind != "batch" or each > 1
+        ]
     made += [Row(OURS, 100, many[100], number, number) for number in (2, 4, 8)]
     made += [Row(OURS, 100, many[100], number, number, together=True) for number in (1, 2, 4, 8)]
     made += [Row(OURS, 100, many[100], 1, number, "send") for number in (1, 2, 4, 8)]
@@ -231,7 +248,7 @@ def main() -> None:
     with valkey() as server, collector(bare=True) as there:
         for number in range(options.rounds):
             for row in measured:
-                row.results.append(measure(row, server, there, options.scale))
+                row.results.append(measured_once(row, server, there, options.scale))
                 told = {
                     name: {key: float(f"{value:.3g}") for key, value in one.items()}
                     for name, one in row.results[-1].items()

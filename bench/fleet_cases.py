@@ -17,7 +17,7 @@ from typing import Any
 from bench.relay import EVENT
 
 CLAIM_EVENTS, CLAIM_BYTES = 2000, 16 << 20
-QUIET_S = 0.3
+QUIET_S = 1.0
 """Who finds nothing for so long is done."""
 HEAD, _, REST = EVENT.partition('"visitors":[')
 VISITOR, TAIL = REST[:-2].encode(), REST[-2:].encode()
@@ -133,7 +133,7 @@ def send(options: dict[str, Any], ready: Callable[[], None]) -> Result:
         new, before = now - before, now
         return new
 
-    found = until_quiet(step, options.get("quiet_s", 2 * QUIET_S))
+    found = until_quiet(step, options.get("quiet_s", 3 * QUIET_S))
     dispatcher.close()
     return found
 
