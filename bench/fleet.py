@@ -177,7 +177,7 @@ def measure(row: Row, server: Server, there: CollectorProcess, scale: float) -> 
 
             return {"outage": fleet_outage.measure(server.client, started)}
         if row.role == "relay":
-            found = fleet_relay.measure(server.url, server.process.pid, server.client, max(1.0, 4.0 * scale))
+            found = fleet_relay.measure(server.url, server.process.pid, server.client, max(2, round(4 * scale)))
             return {} if found is None else {"relay": found}
         if row.role == "idle":
             return {"idle": phase(folder, server, [("idle", options)])}
@@ -257,13 +257,13 @@ def main() -> None:
                     f"{time.monotonic() - began:.0f} s, {number + 1}/{options.rounds} {row.key}: {told}",
                     file=sys.stderr,
                 )
+            if options.write and not options.only:
+                written(measured, number + 1)
     if options.only:
         return
     print(
         f"{per_event(measured)}\n\n{by_processes(measured)}\n\n{looks(measured)}\n\n{relayed(measured)}\n\n{checked(measured)}\n\n{json.dumps(costs(measured), indent=1)}"
     )
-    if options.write:
-        written(measured, options.rounds)
 
 
 if __name__ == "__main__":
