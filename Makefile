@@ -42,9 +42,11 @@ layers: $(READY)  ## who may import whom
 docs: $(READY)  ## the documentation names what there is
 	@$(BIN)/python -m pytest -qq tests/unit/test_docs.py && echo "docs: as built"
 
-bench: $(READY)  ## the official pipeline, peers and ours, alternately in one run; writes docs/performance*.md
+bench: $(READY)  ## the official pipeline, peers and ours, alternately in one run; writes docs/performance*.md and docs/scale.md
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench.relay --write
+	@$(BIN)/python -m bench.fleet --write
+	@$(BIN)/python -m bench.scale --write
 
 soak: $(READY)  ## the whole proof: simulations, power loss, kills, fuzzing, chaos, mutants; hours; writes its figures to docs/guarantees.md
 	@$(BIN)/python -m proof --record all

@@ -176,10 +176,10 @@ def rendered(table: Table) -> str:
     return "\n".join([*lines, "", table.note, ""])
 
 
-def versions() -> str:
+def versions(packages: tuple[str, ...] = PACKAGES) -> str:
     """Return what was measured with what."""
     found = []
-    for name in PACKAGES:
+    for name in packages:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

@@ -127,27 +127,44 @@ class Route:
         return answers
 
     def ask_all(self, asked: Sequence[tuple[int, Sequence[Command]]], deadline: float) -> list[list[Any] | Away]:
-        """Make calls to several parts; in one round trip where one server has them all."""
-        if self.address.kind == "cluster" or len(asked) == 1:
-            found: list[list[Any] | Away] = []
-            for shard, calls in asked:
-                try:
-                    found.append(self.ask(shard, calls, deadline))
-                except Away as away:
-                    found.append(away)
-            return found
+        """Make calls to several parts; in one round trip for each server that has some of them."""
         if not asked:
             return []
+        if self.address.kind == "cluster" and len(asked) > 1:
+            return self._ask_servers(asked, deadline)
         try:
             answers = self.ask(asked[0][0], [call for _, calls in asked for call in calls], deadline)
         except Away as away:
             return [away] * len(asked)
-        parts: list[list[Any] | Away] = []
-        at = 0
-        for _, calls in asked:
-            parts.append(answers[at : at + len(calls)])
-            at += len(calls)
-        return parts
+        return [*_dealt(answers, [calls for _, calls in asked])]
+
+    def _ask_servers(self, asked: Sequence[tuple[int, Sequence[Command]]], deadline: float) -> list[list[Any] | Away]:
+        """Make calls to a cluster's parts; what was not answered, or sent elsewhere, is asked again by itself."""
+        together: dict[Place, list[int]] = {}
+        for at, (shard, _) in enumerate(asked):
+            place = self._known(shard)
+            if place is not None:
+                together.setdefault(place, []).append(at)
+        found: dict[int, list[Any]] = {}
+        for place, those in together.items():
+            calls = [asked[at][1] for at in those]
+            try:
+                answers = self._answers(
+                    self._node(place), [call for one in calls for call in one], deadline, insist=False, asking=False
+                )
+            except (Broken, Denied):
+                continue
+            found |= {
+                at: part for at, part in zip(those, _dealt(answers, calls), strict=True)
+                if not any(isinstance(one, Fault) and one.code in _ELSEWHERE | _NOT_NOW for one in part)
+            }  # fmt: skip
+        return [found.get(at) or self._alone(shard, calls, deadline) for at, (shard, calls) in enumerate(asked)]
+
+    def _alone(self, shard: int, calls: Sequence[Command], deadline: float) -> list[Any] | Away:
+        try:
+            return self.ask(shard, calls, deadline)
+        except Away as away:
+            return away
 
     def away_for_s(self, shard: int) -> float:
         """Return for how long a part's server is not asked, as far as is known."""
@@ -258,6 +275,16 @@ class Route:
                 return
             why = f"{place} says: {found}"
         raise Broken(f"no server of {self.address} tells its slots: {why}", sent=False)
+
+
+def _dealt(answers: Sequence[Any], calls: Sequence[Sequence[Command]]) -> list[list[Any]]:
+    """Return answers by the calls that they are to."""
+    parts: list[list[Any]] = []
+    at = 0
+    for one in calls:
+        parts.append(list(answers[at : at + len(one)]))
+        at += len(one)
+    return parts
 
 
 def _text(value: Any) -> str:

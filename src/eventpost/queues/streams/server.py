@@ -6,6 +6,7 @@ server that can't hold a queue is not used, and asked again then.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -160,12 +161,13 @@ class Server:
         self.joined = True
 
     def move_home(self) -> None:
-        """Put into another part from now on: the server of this one is away, and not all are."""
-        for step in range(1, self.shards):
-            shard = (self.home + step) % self.shards
-            if not self._route.away_for_s(shard):
-                self.home = shard
-                return
+        """Put into another part from now on: the server of this one is away, and not all are.
+
+        Any other: the processes that had their home on a lost server share out over all that are left.
+        """
+        there = [shard for shard in range(self.shards) if not self._route.away_for_s(shard)]
+        if there:
+            self.home = random.choice(there)
 
     @property
     def shards_call(self) -> Command:
