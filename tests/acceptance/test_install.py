@@ -121,7 +121,7 @@ def test_the_command_line_works_with_the_oldest_of_its_packages(request):
         assert "Usage" in done.stdout
     done = eventpost("status")
     assert done.returncode == 2
-    assert "Missing option '--journal'" in done.stderr
+    assert "name a journal's folder with --journal" in done.stderr
     assert eventpost("dead", "retry", "--journal", "/nowhere").returncode == 2
     assert "no journal here" in eventpost("tail", "--journal", "/nowhere").stderr
 
