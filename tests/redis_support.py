@@ -158,13 +158,15 @@ class Proxy:
     """A TCP proxy in this process, in front of a server, that fails when told to.
 
     ``lose_answers``: requests reach the server, and the connection is cut before the answer does.  ``silent``: nothing
-    goes through, and nothing is closed.  ``closed``: connections are refused and cut.
+    goes through, and nothing is closed.  ``trickles``: answers come byte by byte, five a second.  ``closed``:
+    connections are refused and cut.
     """
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.lose_answers = 0
         self.silent = False
+        self.trickles = False
         self.answers = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -201,6 +203,10 @@ class Proxy:
                     if self.lose_answers:
                         self.lose_answers -= 1
                         break
+                while answers and self.trickles and data:
+                    sink.sendall(data[:1])
+                    data = data[1:]
+                    time.sleep(0.2)
                 sink.sendall(data)
         for one in (source, sink):
             with suppress(OSError):
@@ -225,5 +231,5 @@ def a_proxy(server: RedisServer) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
-        proxy.silent = False
+        proxy.silent = proxy.trickles = False
         proxy.close()

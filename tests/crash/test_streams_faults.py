@@ -87,6 +87,28 @@ def test_a_put_that_is_never_answered_is_refused_in_time_and_taken_back(server: 
     queue.close()
 
 
+@pytest.mark.parametrize("password", [None, "pw"])
+def test_a_server_that_answers_byte_by_byte_is_given_no_more_time(own: RedisServer, password: str | None) -> None:
+    """The time is that of the whole answer, or the whole login, not of each piece; what was put is taken back."""
+    assert own.ask("ACL", "SETUSER", "post", "on", ">pw", "~*", "+@all") == "+OK"
+    user = "post" if password else None
+    with a_proxy(own) as proxy:
+        queue = RedisStreamsQueue(proxy.url, name=next(NAMES), timeout_s=0.5, username=user, password=password)
+        queue.put([event(1)])
+        if password:
+            own.ask("CLIENT", "KILL", "USER", "post")  # so that the next put logs in
+        proxy.trickles = True
+        began = time.monotonic()
+        with pytest.raises(QueueUnavailable):
+            queue.put([event(2)])
+        assert time.monotonic() - began < 1.0
+        proxy.trickles = False
+        until(lambda: _stored(queue, event(3)))
+        assert drain(queue) == [1, 3]
+        assert queue.stats().accepted == 2
+        queue.close()
+
+
 def test_a_put_that_was_refused_for_time_and_sent_all_the_same_is_counted_as_both(
     server: RedisServer, proxy: Proxy
 ) -> None:

@@ -4,9 +4,10 @@ Why: when one machine is not enough, or its disk is not to be trusted, applicati
 put into and claim from one place.  Nothing else changes.
 
 Reading order: ``address`` (what an URL says; pure) -> ``names`` (keys; pure) -> ``entry`` (the bytes; pure) ->
-``lua/`` (all that changes the server's data, one script an operation) -> ``client`` (one connection; the only file
-that imports redis) -> ``node``, ``route`` (which server a part is on, and whether to ask it just now) -> ``check``
-(what a server is, and what it keeps; pure) -> ``server`` (that, known in time) -> ``put``, ``commit`` (put) ->
+``lua/`` (all that changes the server's data, one script an operation) -> ``timed`` (a socket with a deadline) ->
+``client`` (one connection; the only file that imports redis) -> ``node``, ``route`` (which server a part is on, and
+whether to ask it just now) -> ``check`` (what a server is, and what it keeps; pure) -> ``server`` (that, known in time)
+-> ``put``, ``commit`` (put) ->
 ``held``, ``hand`` (what this process has in hand) -> ``holding`` (leases) -> ``claims`` (claim) -> ``settling`` (ack,
 release, bury) -> ``count`` (the sum) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``shown``,
 ``inspect`` (what people are shown of the whole fleet, and dead letters).

@@ -2,7 +2,7 @@
 
 redis-py connects (TCP options, TLS, the user's login, its parser in C); what is asked and how long that may take is
 decided here.  Every wait has the time that is left of its caller's: names are resolved on a thread, one address after
-the other is tried, sending as a whole and each wait for a piece of an answer end with it.
+the other is tried, sending as a whole and answers as a whole, however many pieces they come in, end with it.
 
 An answer that is an error of the server's comes back as a :class:`Fault` among the others; a connection that broke, or
 was too slow, is closed and raises :class:`Broken`.
@@ -32,6 +32,7 @@ from redis.retry import Retry
 from ...sender.primitives import Event, start_new_thread
 from ...transports.tls import Authorities
 from .address import Place
+from .timed import Timed
 
 __all__ = ["SCRIPTS", "Broken", "Fault", "Link", "Login", "Script", "key_slot"]
 
@@ -77,8 +78,12 @@ class _Tcp(Connection):
     """To a number, whatever the name: the name was resolved in time before."""
 
     number = ""
+    until = 0.0
 
     def _connect(self) -> Any:
+        return Timed(self._reached(), self.until)
+
+    def _reached(self) -> Any:
         name = self.host
         self.host = self.number or name
         try:
@@ -92,13 +97,23 @@ class _Tls(_Tcp):
 
     context: ssl.SSLContext
 
-    def _connect(self) -> Any:
-        sock = super()._connect()
+    def _reached(self) -> Any:
+        sock = super()._reached()
         try:
+            sock.settimeout(max(_LEAST_S, self.until - monotonic()))
             return self.context.wrap_socket(sock, server_hostname=self.host)
         except OSError:
             sock.close()
             raise
+
+
+class _Unix(UnixDomainSocketConnection):
+    """To a socket of the system."""
+
+    until = 0.0
+
+    def _connect(self) -> Any:
+        return Timed(super()._connect(), self.until)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +164,14 @@ class Link:
         self.place = place
         self._connection: Any = None
         tried: Exception | None = None
-        for number in [place.host] if not place.port else _numbers(place, deadline):
+        numbers = [place.host] if not place.port else _numbers(place, deadline)
+        for at, number in enumerate(numbers):
             left_s = deadline - monotonic()
             if left_s < _LEAST_S:
                 break
+            until = monotonic() + left_s / (len(numbers) - at)  # one that is silent must leave time for the others
             try:
-                self._connection = _connected(place, number, login, left_s)
+                self._connection = _connected(place, number, login, until)
             except Fault:
                 raise
             except (RedisError, OSError, ValueError) as error:
@@ -168,13 +185,12 @@ class Link:
         connection = self._connection
         sent = False
         try:
-            connection._sock.settimeout(max(_LEAST_S, deadline - monotonic()))  # noqa: SLF001 - see the module
+            connection._sock.until = max(deadline, monotonic() + _LEAST_S)  # noqa: SLF001 - see the module
             packed = connection.pack_commands(commands)
             sent = True
             connection.send_packed_command(packed, check_health=False)
             answers = []
             for _ in commands:
-                connection._sock.settimeout(max(_LEAST_S, deadline - monotonic()))  # noqa: SLF001 - see the module
                 try:
                     answers.append(connection.read_response())
                 except Fault as fault:
@@ -223,9 +239,8 @@ class Link:
         return f"Link({self.place})"
 
 
-def _connected(place: Place, number: str, login: Login, timeout_s: float) -> Any:
-    waits = 1 + 2 * (login.authorities is not None) + (login.password is not None) + (login.database > 0)
-    wait_s = timeout_s / waits  # redis-py gives each of them the same, one after the other
+def _connected(place: Place, number: str, login: Login, deadline: float) -> Any:
+    wait_s = max(_LEAST_S, deadline - monotonic())
     options: dict[str, Any] = {
         "username": login.username, "password": login.password, "db": login.database,
         "socket_timeout": wait_s, "socket_connect_timeout": wait_s, "protocol": 2, "parser_class": _Parser,
@@ -236,8 +251,9 @@ def _connected(place: Place, number: str, login: Login, timeout_s: float) -> Any
         connection = kind(host=place.host, port=place.port, **options)
         connection.number = number
     else:
-        kind = UnixDomainSocketConnection
+        kind = _Unix
         connection = kind(path=place.host, **options)
+    connection.until = deadline
     if login.authorities is not None:
         connection.context = _context(login.authorities)
     try:
