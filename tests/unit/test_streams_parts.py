@@ -57,6 +57,20 @@ def test_what_is_no_url_of_a_server_is_refused_without_quoting_it(url):
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h?password=s3cret", "redis://h?username=u", "rediss://h?ssl_cert_reqs=s3cret", "redis://h?s3cret=",
+        "redis://h?sentinel_password=s3cret", "unix:///r.sock?password=s3cret", "redis+cluster://h?max=s3cret",
+    ],
+)  # fmt: skip
+def test_an_option_of_an_url_that_nothing_would_heed_is_refused(url):
+    """Left out silently it would be a login without password, or TLS other than it was asked for."""
+    with pytest.raises(ValueError, match="stand before the host") as caught:
+        parse(url)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_user_and_password_may_be_given_beside_the_url():
     """They win over the URL's."""
     found = parse("redis://u:p@h", username="v", password="q")

@@ -8,7 +8,8 @@
     redis+sentinel://[user:password@]host[:port],host[:port]/service[/database]      rediss+sentinel://...
     redis+cluster://[user:password@]host[:port],host[:port]                          rediss+cluster://...
 
-``valkey`` may stand for ``redis`` in any of them.  A sentinel's own password: ``?sentinel_password=``.
+``valkey`` may stand for ``redis`` in any of them.  A sentinel's own password: ``?sentinel_password=``.  The database
+may stand in ``?db=``; any other option is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
+_OPTIONS: Final = (
+    "url: behind '?' stand db=, and with sentinels sentinel_password=, and nothing else; a user and a password stand "
+    "before the host, or in username= and password="
+)
 Kind = Literal["single", "sentinel", "cluster"]
+
+
+class _UnknownOption(Exception):  # noqa: N818 - names a state
+    """There is something behind the question mark that nothing here would heed."""
 
 
 class Place(NamedTuple):
@@ -67,6 +76,8 @@ def parse(url: str, *, username: str | None = None, password: str | None = None)
         )
     try:
         address = _unix(rest) if base == "unix" else _network(rest, suffix, tls=base == "rediss")
+    except _UnknownOption:
+        raise ValueError(_OPTIONS) from None
     except (ValueError, TypeError, LookupError):
         raise ValueError(
             f"url cannot be read: {scheme}://[user:password@]host[:port]... (percent-encode '@', ':', '/', '?' and '#' "
@@ -86,7 +97,7 @@ def _unix(rest: str) -> Address:
     path, _, query = rest.partition("?")
     if not path:
         raise ValueError
-    options = dict(parse_qsl(query))
+    options = _options(query, "db")
     place = Place(unquote(path), 0)
     return Address("single", (place,), database=int(options.get("db", 0)), username=user, password=secret)
 
@@ -97,7 +108,7 @@ def _network(rest: str, suffix: str, *, tls: bool) -> Address:
     user, secret = _login(login)
     port = _SENTINEL_PORT if suffix == "sentinel" else _PORT
     places = tuple(_place(one, port) for one in hosts.split(",") if one)
-    options = dict(parse_qsl(parts.query))
+    options = _options(parts.query, *(("db", "sentinel_password") if suffix == "sentinel" else ("db",)))
     path = [unquote(part) for part in parts.path.split("/") if part]
     service = ""
     if suffix == "sentinel":
@@ -107,6 +118,14 @@ def _network(rest: str, suffix: str, *, tls: bool) -> Address:
         raise ValueError
     kind: Kind = "sentinel" if suffix == "sentinel" else "cluster" if suffix == "cluster" else "single"
     return Address(kind, places, tls, database, service, user, secret, options.get("sentinel_password"))
+
+
+def _options(query: str, *known: str) -> dict[str, str]:
+    """Read what stands behind the question mark.  Raises _UnknownOption: whoever gave one relies on it."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if not options.keys() <= set(known):
+        raise _UnknownOption
+    return options
 
 
 def _login(login: str) -> tuple[str | None, str | None]:
