@@ -217,6 +217,16 @@ def test_check_refuses_a_server_that_evicts(eventpost):
     assert "maxmemory-policy noeviction" in " ".join(out.split())
 
 
+def test_check_refuses_a_replica(eventpost):
+    """It can be looked at, and takes nothing."""
+    with a_valkey() as master, a_valkey(replicaof=f"127.0.0.1 {master.port}") as replica:
+        code, out, _ = eventpost("check", "--offline", "--listen", "127.0.0.1:0", "--json", "--queue", replica.url)
+    found = {one["what"]: one for one in json.loads(out)}
+    assert (code, found["server"]["state"]) == (1, "bad")
+    assert "name its master" in found["server"]["remedy"]
+    assert "queue" not in found
+
+
 def test_check_looks_at_a_password_in_the_command_line(eventpost, server):
     """Every user of the machine can read it there."""
     url = server.url.replace("//", f"//:{PASSWORD}@")

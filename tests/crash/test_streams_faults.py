@@ -87,6 +87,40 @@ def test_a_put_that_is_never_answered_is_refused_in_time_and_taken_back(server: 
     queue.close()
 
 
+def test_a_right_that_is_taken_away_is_said_with_its_remedy(own: RedisServer) -> None:
+    """A put that the server's user may not make is refused as such; once the right is given, the next one is made."""
+    assert own.ask("ACL", "SETUSER", "post", "on", ">pw", "~*", "+@all", "-xadd") == "+OK"
+    queue = RedisStreamsQueue(own.url, name=next(NAMES), username="post", password="pw")
+    with pytest.raises(QueueUnavailable, match=r"allow .*@stream") as caught:
+        queue.put([event(1)])
+    assert caught.value.reason == "redis_unusable"
+    own.ask("ACL", "SETUSER", "post", "+xadd")
+    queue.put([event(2)])
+    assert drain(queue) == [2]
+    queue.close()
+
+
+def test_a_key_that_is_somebody_elses_is_said_with_its_remedy(server: RedisServer) -> None:
+    """Another program's key under the queue's name: refused, and left as it is."""
+    name = next(NAMES)
+    queue = RedisStreamsQueue(server.url, name=name, shards=1)
+    server.ask("SET", f"{{{name}:0}}:sum", "theirs")
+    with pytest.raises(QueueUnavailable, match="another name=") as caught:
+        queue.put([event(1)])
+    assert caught.value.reason == "redis_unusable"
+    assert "theirs" in server.ask_all("GET", f"{{{name}:0}}:sum")
+    queue.close()
+
+
+def test_a_replica_is_said_with_its_remedy(own: RedisServer) -> None:
+    """Its URL was named instead of its master's."""
+    with a_valkey(replicaof=f"127.0.0.1 {own.port}") as replica:
+        queue = RedisStreamsQueue(replica.url, name=next(NAMES), timeout_s=0.3)
+        with pytest.raises(QueueUnavailable, match="replica: name its master"):
+            queue.put([event(1)])
+        queue.close()
+
+
 @pytest.mark.parametrize("password", [None, "pw"])
 def test_a_server_that_answers_byte_by_byte_is_given_no_more_time(own: RedisServer, password: str | None) -> None:
     """The time is that of the whole answer, or the whole login, not of each piece; what was put is taken back."""

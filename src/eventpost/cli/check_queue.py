@@ -37,7 +37,7 @@ def check_queue(settings: RelaySettings) -> Iterator[Finding]:
         return
     for where, facts in servers.items():
         yield from _server(where, facts, settings)
-    if any(check.fault(facts) for facts in servers.values()):
+    if any(check.fault(facts) or facts.role == "slave" for facts in servers.values()):
         return
     for line in status.needs:
         yield Finding("queue", "look", line, "see `eventpost status --queue`")
@@ -67,6 +67,10 @@ def _server(where: str, facts: check.Facts, settings: RelaySettings) -> Iterator
     fault = check.fault(facts)
     if fault:
         yield Finding("server", "bad", product, fault)
+        return
+    if facts.role == "slave":
+        remedy = "name its master, or sentinels that know it: redis+sentinel://host:26379/service"
+        yield Finding("server", "bad", f"{product}: a read-only replica takes no events", remedy)
         return
     yield Finding("server", "ok", product)
     if facts.maxmemory:

@@ -7,10 +7,9 @@ Reading order: ``address`` (what an URL says; pure) -> ``names`` (keys; pure) ->
 ``lua/`` (all that changes the server's data, one script an operation) -> ``timed`` (a socket with a deadline) ->
 ``client`` (one connection; the only file that imports redis) -> ``node``, ``route`` (which server a part is on, and
 whether to ask it just now) -> ``check`` (what a server is, and what it keeps; pure) -> ``server`` (that, known in time)
--> ``put``, ``commit`` (put) ->
-``held``, ``hand`` (what this process has in hand) -> ``holding`` (leases) -> ``claims`` (claim) -> ``settling`` (ack,
-release, bury) -> ``count`` (the sum) -> ``keeper`` (what is done now and then) -> ``queue`` (the face) -> ``shown``,
-``inspect`` (what people are shown of the whole fleet, and dead letters).
+-> ``put``, ``commit`` (put) -> ``held``, ``hand`` (what this process has in hand) -> ``holding`` (leases) -> ``claims``
+(claim) -> ``settling`` (ack, release, bury) -> ``count`` (the sum) -> ``keeper`` (what is done now and then) ->
+``queue`` (the face) -> ``shown``, ``inspect`` (what people are shown of the whole fleet, and dead letters).
 
 **Shards.**  A queue is ``shards`` independent parts.  All keys of a part share one hash tag, so each script works on
 one slot and the parts spread over a Redis Cluster.  A process puts into one part, its *home*, which it is dealt in

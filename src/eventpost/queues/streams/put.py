@@ -25,7 +25,7 @@ from .client import SCRIPTS, Command, Fault
 from .entry import entries
 from .names import lane_key, prefix
 from .route import Away, Route
-from .server import Server
+from .server import Server, is_denied, remedy
 
 _OTHERS_S: Final = 1.0
 _STORED_MAX: Final = 1000
@@ -151,6 +151,8 @@ class Puts:
     def _read(self, slot: _Slot, answers: Sequence[Any], kept: check.Kept) -> None:
         said = answers[0]
         if isinstance(said, Fault):
+            if said.code == "WRONGTYPE" or is_denied(said):
+                raise QueueUnavailable(remedy(said), reason="redis_unusable")
             raise QueueUnavailable(f"the server does not store: {said}", reason="redis_unavailable")
         if said[0] == b"memory":
             slot.unsure = None

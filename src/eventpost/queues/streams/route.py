@@ -94,6 +94,8 @@ class Route:
                 if not faults:
                     return answers
                 why = f"{node.place} says: {faults[0]}"
+                if faults[0].code == "READONLY" and self.address.kind == "single":
+                    why = f"{node.place} is a read-only replica: name its master, or sentinels that know it"
                 if deadline - monotonic() <= pause_s or (faults[0].code in _NOT_NOW and not insist):
                     node.failed(why)  # it is there, and of no use for now
                     raise Away(why, sent=sent)

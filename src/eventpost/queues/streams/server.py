@@ -213,9 +213,16 @@ def remedy(fault: Fault) -> str:
     """Return what an error of the server's means at the first use."""
     if fault.code in ("NOAUTH", "WRONGPASS"):
         return f"the server lets nobody in without the right user and password: {fault}"
-    if fault.code == "NOPERM":
+    if fault.code == "WRONGTYPE":
+        return f"keys of the queue's name hold something else ({fault}): give the queue another name=, or remove them"
+    if is_denied(fault):
         return (
             f"the server's user may not do this ({fault}): allow +@read +@write +@stream +@scripting +time "
             "+info +wait +waitaof, in a cluster +cluster, and the keys ~{NAME:*"
         )
     return f"the server cannot hold a queue: {fault}"
+
+
+def is_denied(fault: Fault) -> bool:
+    """Tell whether the server's user lacks a right; within a script each server has words of its own for that."""
+    return fault.code == "NOPERM" or "ACL failure in script" in str(fault) or "user executing the script" in str(fault)
