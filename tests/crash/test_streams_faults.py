@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -109,6 +110,26 @@ def test_a_key_that_is_somebody_elses_is_said_with_its_remedy(server: RedisServe
         queue.put([event(1)])
     assert caught.value.reason == "redis_unusable"
     assert "theirs" in server.ask_all("GET", f"{{{name}:0}}:sum")
+    queue.close()
+
+
+@pytest.mark.parametrize("password", [None, "pw"])
+def test_a_server_with_too_many_connections_is_one_that_is_away(own: RedisServer, password: str | None) -> None:
+    """It raises nothing at the start of an application; there is room again, and puts are stored."""
+    assert own.ask("ACL", "SETUSER", "default", "resetpass", "nopass" if password is None else f">{password}")
+    own_url = own.url if password is None else own.url.replace("//", f"//:{password}@")
+    with socket.create_connection(("127.0.0.1", own.port)) as other:
+        if password:
+            other.sendall(b"AUTH pw\r\n")
+            other.recv(100)
+        other.sendall(b"CONFIG SET maxclients 1\r\n")
+        assert other.recv(100) == b"+OK\r\n"
+        queue = RedisStreamsQueue(own_url, name=next(NAMES))
+        with pytest.raises(QueueUnavailable, match="maxclients") as caught:
+            queue.put([event(1)])
+        assert caught.value.reason == "redis_unavailable"
+    until(lambda: _stored(queue, event(2)))
+    assert drain(queue) == [2]
     queue.close()
 
 

@@ -64,6 +64,11 @@ class Fault(ResponseError):  # noqa: N818 - an answer, raised only inside redis-
         """The error's first word."""
         return str(self).partition(" ")[0]
 
+    @property
+    def is_no_room(self) -> bool:
+        """Whether the server has as many connections as it takes; it has closed this one and done nothing."""
+        return str(self).startswith("ERR max number of clients")
+
 
 class _Parser(DefaultParser):  # type: ignore[misc, valid-type]  # redis-py chooses the class when it is imported
     """redis-py's parser, but an error's text stays as the server wrote it."""
@@ -172,7 +177,9 @@ class Link:
             until = monotonic() + left_s / (len(numbers) - at)  # one that is silent must leave time for the others
             try:
                 self._connection = _connected(place, number, login, until)
-            except Fault:
+            except Fault as fault:
+                if fault.is_no_room:
+                    raise _no_room(place) from None
                 raise
             except (RedisError, OSError, ValueError) as error:
                 tried = error
@@ -194,6 +201,8 @@ class Link:
                 try:
                     answers.append(connection.read_response())
                 except Fault as fault:
+                    if fault.is_no_room:
+                        raise _no_room(self.place) from None
                     answers.append(fault)
         except (RedisError, OSError, AttributeError) as error:
             self.close()
@@ -262,6 +271,11 @@ def _connected(place: Place, number: str, login: Login, deadline: float) -> Any:
         connection.disconnect()
         raise
     return connection
+
+
+def _no_room(place: Place) -> Broken:
+    why = "it has as many connections as it takes: raise its maxclients, or close some"
+    return Broken(f"{place} cannot be reached: {why}", sent=False)
 
 
 def _context(authorities: Authorities) -> ssl.SSLContext:
