@@ -101,15 +101,21 @@ def test_a_right_that_is_taken_away_is_said_with_its_remedy(own: RedisServer) ->
     queue.close()
 
 
-def test_a_key_that_is_somebody_elses_is_said_with_its_remedy(server: RedisServer) -> None:
-    """Another program's key under the queue's name: refused, and left as it is."""
+@pytest.mark.parametrize("what", ["sum", "lanes", "digests"])
+def test_a_key_that_is_somebody_elses_is_said_with_its_remedy(server: RedisServer, what: str) -> None:
+    """Another program's key under the queue's name: refused as a whole, and left as it is."""
     name = next(NAMES)
     queue = RedisStreamsQueue(server.url, name=name, shards=1)
-    server.ask("SET", f"{{{name}:0}}:sum", "theirs")
+    key = f"{{{name}:0}}:{what}"
+    server.ask("SET", key, "theirs")
     with pytest.raises(QueueUnavailable, match="another name=") as caught:
         queue.put([event(1)])
     assert caught.value.reason == "redis_unusable"
-    assert "theirs" in server.ask_all("GET", f"{{{name}:0}}:sum")
+    assert "theirs" in server.ask_all("GET", key)
+    server.ask("DEL", key)
+    queue.put([event(2)])
+    assert drain(queue) == [2]
+    assert queue.stats().accepted == 1
     queue.close()
 
 

@@ -72,18 +72,30 @@ if over > 0 then
   end
 end
 
+local made = {}
+local function none(err)  -- a key of the queue's name is somebody else's: nothing of this put stays
+  for _, one in ipairs(made) do redis.call('XDEL', one[1], one[2]) end
+  return redis.error_reply(err)
+end
 local placed = {tostring(serial), ':', ARGV[4], ';'}
 for at = 7, #ARGV, 4 do
   local url, lane, n = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local id = redis.pcall('XADD', stream(lane), '*', 'w', writer, 'n', n, 'd', ARGV[at + 3])
   if type(id) == 'table' then  -- the first one's: after a write the server goes on, whatever its memory
     if string.find(id.err, 'OOM', 1, true) then return {'memory', bytes} end
-    return redis.error_reply(id.err)
+    return none(id.err)
   end
+  made[#made + 1] = {stream(lane), id}
   placed[#placed + 1] = lane .. ' ' .. id .. ' ' .. n .. ','
-  if redis.call('HINCRBY', LANES, url, n) == tonumber(n) then
+  local waiting = redis.pcall('HINCRBY', LANES, url, n)
+  if type(waiting) == 'table' then return none(waiting.err) end
+  if waiting == tonumber(n) then
     ensure_group(stream(lane))
-    redis.call('HSET', P .. 'digests', url, lane)
+    local noted = redis.pcall('HSET', P .. 'digests', url, lane)
+    if type(noted) == 'table' then
+      redis.call('HDEL', LANES, url)
+      return none(noted.err)
+    end
   end
 end
 redis.call('HSET', key, slot, table.concat(placed))
