@@ -159,7 +159,7 @@ class Proxy:
 
     ``lose_answers``: requests reach the server, and the connection is cut before the answer does.  ``silent``: nothing
     goes through, and nothing is closed.  ``trickles``: answers come byte by byte, five a second.  ``closed``:
-    connections are refused and cut.
+    connections are refused and cut.  ``delay_s``: how much later all goes through, in either direction.
     """
 
     def __init__(self, port: int) -> None:
@@ -167,6 +167,7 @@ class Proxy:
         self.lose_answers = 0
         self.silent = False
         self.trickles = False
+        self.delay_s = 0.0
         self.answers = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -196,6 +197,7 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
+                time.sleep(self.delay_s)
                 while self.silent:
                     time.sleep(0.005)
                 if answers:

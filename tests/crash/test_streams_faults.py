@@ -148,6 +148,31 @@ def test_a_replica_is_said_with_its_remedy(own: RedisServer) -> None:
         queue.close()
 
 
+def test_a_server_that_is_far_away_is_had_again_after_it_was_gone(own: RedisServer) -> None:
+    """Connecting and logging in take several round trips; also a process that puts once a second only goes on."""
+    assert own.ask("ACL", "SETUSER", "post", "on", ">pw", "~*", "+@all") == "+OK"
+    with a_proxy(own) as proxy:
+        proxy.delay_s = 0.02
+        queue = RedisStreamsQueue(proxy.url, name=next(NAMES), username="post", password="pw")
+        queue.put([event(1)])
+        proxy.target, port = 1, proxy.target
+        own.ask("CLIENT", "KILL", "USER", "post")
+        assert not _stored(queue, event(2))
+        proxy.target = port
+        turn = time.monotonic() + 1.1
+
+        def stored() -> bool:
+            nonlocal turn
+            if time.monotonic() < turn:
+                return False
+            turn += 1.1
+            return _stored(queue, event(3))
+
+        until(stored, 8.0)
+        assert 3 in drain(queue)
+        queue.close()
+
+
 @pytest.mark.parametrize("password", [None, "pw"])
 def test_a_server_that_answers_byte_by_byte_is_given_no_more_time(own: RedisServer, password: str | None) -> None:
     """The time is that of the whole answer, or the whole login, not of each piece; what was put is taken back."""

@@ -212,8 +212,8 @@ class Puts:
         self._others_known_at = now
         others = [shard for shard in range(self._server.shards) if shard != self._server.home]
         asked = [(shard, [("HGET", prefix(self._route.name, shard) + "sum", "b")]) for shard in others]
-        deadline = now + (deadline - now) / 4  # it is no more than a guess, and the put is to come yet
-        deadline = now + (deadline - now) / 4  # one that is silent must leave time for the put
+        if self._route.has_many:  # one that is silent must leave time for the put, which may go elsewhere
+            deadline = now + (deadline - now) / 4
         self.know_others([0 if isinstance(one, Away) else one[0] for one in self._route.ask_all(asked, deadline)])
 
     def know_others(self, stored: Sequence[Any]) -> None:

@@ -179,6 +179,15 @@ class Route:
         place = self._known(shard)
         return str(self.address if place is None else place)
 
+    @property
+    def has_many(self) -> bool:
+        """Whether parts may be on different servers.
+
+        Where they are on one, a wait cut short for the sake of what comes after it gains nothing: it could only take a
+        server that is far away for one that is not there.
+        """
+        return self.address.kind == "cluster"
+
     def close(self) -> None:
         """Close all idle connections."""
         for node in list(self._nodes.values()):

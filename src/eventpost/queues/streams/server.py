@@ -107,7 +107,7 @@ class Server:
                 return
         else:
             with suppress(Away):  # a cluster's other parts are used all the same
-                soon = monotonic() + (deadline - monotonic()) / 4
+                soon = monotonic() + (deadline - monotonic()) / (4 if self._route.has_many else 1)
                 self.hear_shards(self._route.ask(0, [self.shards_call], soon)[0], soon)
         problems = []
         away: Away | None = None
