@@ -5,8 +5,10 @@ first, until one fails (``mutation_judge``).  Who survives is a test that is mis
 the latter are explained in ``proof/survivors.txt``, each with its reason, and any other survivor fails the run.
 
 All of them take hours.  So they come in an order drawn from a seed, as many as the time allows: a sample, whose
-survivors stand for all.  Verdicts are kept in a folder, and the next run goes on where this one stopped.  A mutant that
-was killed stays so until its module changes; one that survived is tried again as soon as anything does.
+survivors stand for all.  A mutant's place in it is its own, so it stays the same when code around it changes, and when
+only some modules are chosen.  Verdicts are kept in a folder, and the next run goes on where this one stopped.  A mutant
+that was killed stays so until its module changes; one that survived is tried again as soon as the package or a test
+that judges it does, or with more patience.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,13 +33,17 @@ from .mutants import PACKAGE, Mutant, modules, mutants_of
 from .record import ROOT, Figures
 
 EXPLAINED: Final = ROOT / "proof" / "survivors.txt"
-JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_forged", "unit/test_journal_inspect",
-                  "unit/test_journal_refusals", "unit/test_journal_segments", "simulation/test_journal_model",
-                  "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
-                  "crash/test_disk_matrix")  # fmt: skip
-SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_retry", "unit/test_primitives", "unit/test_watch",
+JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_forged", "unit/test_journal_format",
+                  "unit/test_journal_inspect", "unit/test_journal_refusals", "unit/test_journal_segments",
+                  "unit/test_journal_shown", "unit/test_journal_visitors", "simulation/test_journal_model",
+                  "simulation/test_purge", "simulation/test_whole_system", "crash/test_repair",
+                  "crash/test_journal_breakit", "crash/test_journal_folder", "crash/test_journal_interrupted",
+                  "crash/test_purge", "crash/test_disk_matrix")  # fmt: skip
+SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "unit/test_in_flight", "unit/test_lane",
+                 "unit/test_retry", "unit/test_settlement", "unit/test_primitives", "unit/test_watch",
                  "unit/test_dispatcher", "simulation/test_sender", "simulation/test_whole_system")  # fmt: skip
-MEMORY: Final = ("unit/test_memory_queue", "contract/test_queues", "simulation/test_sender")
+MEMORY: Final = ("unit/test_memory_queue", "contract/test_queues", "simulation/test_memory_model",
+                 "simulation/test_sender")  # fmt: skip
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/*": MEMORY, "sender/*": SENDER}
 """Which files of tests judge a module; the first row that fits."""
 UNSEEN: Final = ("sender/thread.py", "sender/primitives.py")
@@ -132,32 +138,45 @@ class Touched:
 class Kept:
     """The verdicts of this run and earlier ones, a line each."""
 
-    def __init__(self, folder: Path, *, afresh: bool) -> None:
+    def __init__(self, folder: Path, *, afresh: bool, patience_s: float) -> None:
         folder.mkdir(exist_ok=True)
         self.path = folder / "verdicts.jsonl"
         if afresh:
             self.path.unlink(missing_ok=True)
-        self.everything = _hash(*sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *_proof()]))
+        self.patience_s = patience_s
+        # As they are now: the judges have a copy, and somebody may go on writing meanwhile.
+        self.modules = {module: _hash(PACKAGE / module) for module in modules()}
+        self.rows = {row: _hash(*_judging(row)) for row in TESTS}
         self.verdicts: dict[tuple[str, ...], Verdict] = {}
         self.lock = threading.Lock()
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             one = json.loads(line)
-            if one["of"] == self._of(one["key"][0], killed=one["killed"]):
+            if self._holds(one):
                 self.verdicts[tuple(one["key"])] = Verdict(one["killed"], one["by"], one["cpu_s"])
 
+    def _holds(self, one: Mapping[str, Any]) -> bool:
+        module = one["key"][0]
+        patient = one["killed"] or one["patience_s"] >= self.patience_s
+        return patient and module in self.modules and one["of"] == self._of(module, killed=one["killed"])
+
     def _of(self, module: str, *, killed: bool) -> str:
-        return _hash(PACKAGE / module) if killed else self.everything
+        return self.modules[module] if killed else self.rows[row_of(module)]
 
     def keep(self, mutant: Mutant, verdict: Verdict) -> None:
         """Write one down."""
         of = self._of(mutant.module, killed=verdict.killed)
+        line = {"key": mutant.key, "of": of, "patience_s": self.patience_s, **verdict._asdict()}
         with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": mutant.key, "of": of, **verdict._asdict()}) + "\n")
+            file.write(json.dumps(line) + "\n")
             self.verdicts[mutant.key] = verdict
 
 
-def _proof() -> list[Path]:
-    return [path for path in (ROOT / "proof").glob("*.py") if not path.name.startswith("mut")]
+def _judging(row: str) -> list[Path]:
+    """Return what a verdict of survival hangs on: the package, the row's tests, and what they all use."""
+    tests = [ROOT / f"tests/{name}.py" for name in TESTS[row]]
+    helpers = [path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_")]
+    proof = [path for path in (ROOT / "proof").glob("*.py") if not path.name.startswith("mut")]
+    return sorted([*PACKAGE.rglob("*.py"), *tests, *helpers, *proof])
 
 
 def _hash(*paths: Path) -> str:
@@ -199,9 +218,8 @@ def run(arguments: argparse.Namespace) -> Figures:
     gone = [key for key in reasons if key[0] in chosen and key not in {mutant.key for mutant in everyone}]
     if gone:
         raise SystemExit(f"survivors.txt explains what is no mutant any more: {gone}")
-    kept = Kept(arguments.work, afresh=arguments.afresh)
-    order = sorted(everyone)
-    random.Random(arguments.seed).shuffle(order)
+    kept = Kept(arguments.work, afresh=arguments.afresh, patience_s=arguments.patience)
+    order = sorted(everyone, key=lambda mutant: drawn(mutant, arguments.seed))
     todo = [mutant for mutant in order if mutant.key not in kept.verdicts]
     print(f"   {len(everyone):,} mutants, {len(todo):,} of them without a verdict", flush=True)
     judge_all(todo, kept, arguments, lambda mutant: mutant.key in reasons)
@@ -214,12 +232,20 @@ def run(arguments: argparse.Namespace) -> Figures:
         raise SystemExit(f"{len(left)} of {len(verdicts)} mutants survive, and nobody has said why")
     killed = len(verdicts) - len(survivors)
     assert killed or not everyone, "nothing was killed, so nothing was judged"
+    unjudged = {mutant.module for mutant in order if mutant.key not in kept.verdicts}
+    sample = sum(1 for _ in takewhile(lambda mutant: mutant.key in kept.verdicts, order))
     return {
-        "mutants": len(everyone), "judged": len(verdicts), "killed": killed,
+        "mutants": len(everyone), "modules": len(chosen), "modules judged whole": len(set(chosen) - unjudged),
+        "drawn over all and judged": sample, "judged": len(verdicts), "killed": killed,
         "of them by time": sum(verdict.by == "timeout" for _, verdict in verdicts),
         "survive, with a reason": len(survivors), "survive without one": 0,
         "CPU seconds each": round(sum(verdict.cpu_s for _, verdict in verdicts) / max(1, len(verdicts)), 2),
     }  # fmt: skip
+
+
+def drawn(mutant: Mutant, seed: int) -> str:
+    """Return a mutant's place in the order of a seed."""
+    return hashlib.sha256("\0".join((str(seed), *mutant.key)).encode()).hexdigest()
 
 
 def judge_all(
@@ -230,14 +256,17 @@ def judge_all(
     if not todo or arguments.minutes <= 0:
         return
     judges = [Judge() for _ in range(max(1, arguments.jobs))]
-    touched = {row: cover(row, judges[0], kept, arguments.work) for row in dict.fromkeys(map(row_of, todo))}
+    touched = {
+        row: cover(row, judges[0], kept, arguments.work)
+        for row in dict.fromkeys(row_of(mutant.module) for mutant in todo)
+    }
     said = Counter[str]()
 
     def work(judge: Judge, mine: Sequence[Mutant]) -> None:
         for mutant in mine:
             if time.monotonic() > until:
                 return
-            verdict = judged(judge, mutant, touched[row_of(mutant)], arguments.patience)
+            verdict = judged(judge, mutant, touched[row_of(mutant.module)], arguments.patience)
             kept.keep(mutant, verdict)
             said["killed" if verdict.killed else "explained" if is_explained(mutant) else "survive"] += 1
             if sum(said.values()) % 100 == 0:
@@ -253,14 +282,14 @@ def judge_all(
             judge.close()
 
 
-def row_of(mutant: Mutant) -> str:
-    """Return the row of TESTS that a mutant is judged by."""
-    return next(glob for glob in TESTS if fnmatch(mutant.module, glob))
+def row_of(module: str) -> str:
+    """Return the row of TESTS that a module's mutants are judged by."""
+    return next(glob for glob in TESTS if fnmatch(module, glob))
 
 
 def cover(row: str, judge: Judge, kept: Kept, folder: Path) -> Touched:
     """Run a row's tests without a mutant, unless that was done before; they must pass."""
-    path = folder / f"cover-{hashlib.sha256(row.encode()).hexdigest()[:8]}-{kept.everything}.json"
+    path = folder / f"cover-{hashlib.sha256(row.encode()).hexdigest()[:8]}-{kept.rows[row]}.json"
     if path.exists():
         return Touched(json.loads(path.read_text(encoding="utf-8")))
     for old in folder.glob(f"{path.name[:14]}*"):
