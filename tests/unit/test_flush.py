@@ -42,6 +42,9 @@ def test_an_empty_queue_is_the_easy_answer(queued: int, in_flight: int) -> None:
 def test_all_that_was_pending_must_have_been_claimed() -> None:
     """To the last event of each lane; claims of what came later, or elsewhere, do not count."""
     flush = noted(pending={A: 3, B: 1})
+    flush.claimed(A, 3, 3)
+    assert not is_done(flush)
+    flush = noted(pending={A: 3, B: 1})
     flush.claimed(A, 2, 3)
     flush.claimed(B, 1, 1)
     flush.claimed("http://127.0.0.1:3/", 1, 1)

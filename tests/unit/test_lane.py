@@ -45,6 +45,11 @@ def test_a_new_lane_knows_nothing() -> None:
     assert (other.former.events_max, other.former.bytes_max, other.breaker.limit_max) == (3, 70, 2)
 
 
+def test_limits_unless_others_are_named() -> None:
+    """A hundred events or a megabyte travel together within a second; 300 requests and 16 MiB may be in flight."""
+    assert Limits() == Limits(100, 1_000_000, 1.0, 300, 16 << 20, 10.0)
+
+
 def test_failures_count_once_for_each_time_that_others_were_taken() -> None:
     """The first counts; those of an outage, in which nothing is delivered, are one."""
     lane = a_lane()
