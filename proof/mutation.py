@@ -43,8 +43,8 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_forged", 
 SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "unit/test_in_flight", "unit/test_lane",
                  "unit/test_retry", "unit/test_settlement", "unit/test_primitives", "unit/test_watch",
                  "unit/test_dispatcher", "simulation/test_sender", "simulation/test_whole_system")  # fmt: skip
-MEMORY: Final = ("unit/test_memory_queue", "contract/test_queues", "simulation/test_memory_model",
-                 "simulation/test_sender")  # fmt: skip
+MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
+                 "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/*": MEMORY, "sender/*": SENDER}
 """Which files of tests judge a module; the first row that fits."""
 UNSEEN: Final = ("sender/thread.py", "sender/primitives.py")

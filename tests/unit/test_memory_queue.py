@@ -4,10 +4,11 @@ Time is injected.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from tests.support import interrupted
+from tests.support import closes, interrupted
 
 from eventpost.errors import EventTooLarge, QueueFull, QueueUnavailable
 from eventpost.event import Envelope, Event
@@ -320,7 +321,9 @@ def test_the_oldest_queued_event_tells_the_age() -> None:
     assert age() == 1.0
     clock.advance(1)
     assert age() == 2.0
-    old, _ = queue.claim(URL, 2, 1 << 20)
+    (old,) = queue.claim(URL, 1, 1 << 20)
+    assert age() == 2.0
+    queue.claim(URL, 1, 1 << 20)
     assert age() == 1.0
     clock.advance(1)
     queue.release([old])
@@ -532,22 +535,48 @@ WORKS: dict[str, Callable[[MemoryQueue, list[Lease]], object]] = {
 def test_a_put_over_anything_at_any_instruction(work: str, overflow: Any) -> None:
     """Every event is in one place, and afterwards the queue takes as much as its bound says, to the last event."""
 
-    def puts(at: int) -> int:
-        queue = MemoryQueue(events_max=5, overflow=overflow, clock=ManualClock())
+    def was_interrupted(at: int) -> bool:
+        queue = MemoryQueue(events_max=3 if overflow == "drop_oldest" else 5, overflow=overflow, clock=ManualClock())
         queue.put([event(), event()])
-        leases, nested = queue.claim(URL, 1, 1), list[None]()
-        interrupted(lambda: WORKS[work](queue, leases), at, lambda: nested.append(queue.put([event()])))
-        assert queue.stats().accepted == 2 + len(nested) + 2 * (work == "put")
+        leases, nested = queue.claim(URL, 1, 1), list[bool]()
+
+        def handler() -> None:
+            nested.append(False)
+            with suppress(QueueFull):
+                queue.put([event()])
+                nested[0] = True
+
+        interrupted(lambda: WORKS[work](queue, leases), at, handler)
+        assert queue.stats().accepted == 2 + sum(nested) + 2 * (work == "put")
         assert_sum_closes(queue)
         queue.ack([*leases, *queue.claim(URL, 9, 1 << 20)])
         assert queue.stats().stored_bytes == 0
         queue.overflow = "refuse"
-        queue.put([event()] * 5)
+        queue.put([event()] * queue.events_max)
         with pytest.raises(QueueFull):
             queue.put([event()])
-        return len(nested)
+        return bool(nested)
 
     at = 1
-    while puts(at):
+    while was_interrupted(at):
+        at += 1
+    assert at > 20
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_the_count_over_anything_at_any_instruction(work: str) -> None:
+    """It closes: it is of before or of after what it interrupts."""
+
+    def counts(at: int) -> list[QueueStats]:
+        queue = MemoryQueue(events_max=3, overflow="drop_oldest", clock=ManualClock())
+        queue.put([event(), event()])
+        leases, read = queue.claim(URL, 1, 1), list[QueueStats]()
+        queue.stats()
+        interrupted(lambda: WORKS[work](queue, leases), at, lambda: read.append(queue.stats()))
+        return read
+
+    at = 1
+    while read := counts(at):
+        assert all(closes(stats) and stats.accepted in {2, 4} for stats in read)
         at += 1
     assert at > 20
