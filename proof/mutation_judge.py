@@ -100,13 +100,15 @@ class Judge:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        root.chmod(0o755)  # some tests become another user
         self.copy = root / "copy"
         shutil.copytree(ROOT, self.copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist"))
         compileall.compile_dir(self.copy / "src", quiet=1)
 
     def cover(self, tests: Sequence[str], timeout_s: float) -> dict[str, Any]:
-        """Run these files without a mutant; return each test's seconds, and its lines by module."""
+        """Run these files without a mutant; return each test's seconds, its lines by module, and what they load."""
         out = self.root / "cover.json"
+        out.unlink(missing_ok=True)
 
         def work() -> int:
             import coverage
@@ -129,14 +131,17 @@ class Judge:
             return code
 
         verdict = self._in_child(work, timeout_s)
-        told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-        for name in told.pop("modules", []):
+        return verdict | (json.loads(out.read_text()) if out.exists() else {})
+
+    def load(self, modules: Sequence[str]) -> dict[str, Any]:
+        """Load these, once for all children; those of ours are never among them."""
+        for name in modules:
             try:
                 importlib.import_module(name)
             except Exception:  # noqa: BLE001 - then each child has to
                 continue
         gc.freeze()
-        return verdict | told
+        return {}
 
     def judge(self, module: str, source: str, tests: Sequence[str], timeout_s: float) -> dict[str, Any]:
         """Run these tests with this in the module's place."""
@@ -165,6 +170,7 @@ class Judge:
 
     def _in_child(self, work: Callable[[], int], timeout_s: float) -> dict[str, Any]:
         folder = Path(tempfile.mkdtemp(dir=self.root))
+        folder.chmod(0o755)
         began = time.monotonic()
         child = os.fork()
         if not child:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proof import mutation
+from proof import mutation, mutation_tests
 from proof.mutants import PACKAGE, Mutant, mutants_of
 
 SOURCE = '''"""A module."""
@@ -94,8 +94,8 @@ def test_no_explanation_is_stale() -> None:
 
 def test_each_module_is_judged_by_tests_that_exist() -> None:
     """Every mutated module has a row, and every row names files that are there."""
-    assert all(mutation.row_of(module) for module in mutation.modules())
-    files = {f"tests/{name}.py" for names in mutation.TESTS.values() for name in names}
+    assert all(mutation_tests.row_of(module) for module in mutation.modules())
+    files = {f"tests/{name}.py" for names in mutation_tests.TESTS.values() for name in names}
     assert [file for file in files if not (mutation.ROOT / file).exists()] == []
 
 
@@ -108,7 +108,7 @@ def test_who_survives_fails_the_run_until_it_is_explained(tmp_path: Path, monkey
         Mutant(BREAKER, "Breaker._open", line, now, (at, at), source.replace(line, now))
         for now in ("self._tries -= 1", "while True: pass", "self._tries = self._tries + 1")
     ]
-    monkeypatch.setattr(mutation, "TESTS", {"sender/*": ("unit/test_breaker",)})
+    monkeypatch.setattr(mutation_tests, "TESTS", {"sender/*": ("unit/test_breaker",)})
     monkeypatch.setattr(mutation, "mutants_of", lambda module: some)
     monkeypatch.setattr(mutation, "EXPLAINED", tmp_path / "survivors.txt")
     monkeypatch.setattr(mutation, "TIMEOUT_LEAST_S", 3.0)
