@@ -70,16 +70,30 @@ class Chosen:
 
 
 class Touching:
-    """Notes how long each test takes, and by which tests each line is run."""
+    """Notes how long each test takes, and by which tests each line is run.
 
-    def __init__(self, coverage: Any) -> None:
+    A test that sets a tracer of its own (``support.interrupted``) is not seen to run all that it runs: ``blind``.
+    """
+
+    def __init__(self, coverage: Any, copy: Path) -> None:
         self.coverage = coverage
         self.tests_s: dict[str, float] = defaultdict(float)
         self.failed: list[str] = []
+        self.blind: set[str] = set()
+        self.now = ""
+        settrace = sys.settrace
+
+        def noted(tracer: Any) -> None:
+            if sys._getframe(1).f_code.co_filename.startswith(str(copy)):
+                self.blind.add(self.now)
+            settrace(tracer)
+
+        sys.settrace = noted
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Let what is run be this test's."""
+        self.now = item.nodeid
         self.coverage.switch_context(item.nodeid)
         try:
             return (yield)
@@ -117,7 +131,7 @@ class Judge:
                 data_file=None, include=[f"{self.copy / PACKAGE / part}/*" for part in MUTATED], config_file=False
             )
             tracer.start()
-            touching = Touching(tracer)
+            touching = Touching(tracer, self.copy)
             code = int(pytest.main(self._words(tests)[1:], [touching]))
             tracer.stop()
             data = tracer.get_data()
@@ -126,7 +140,10 @@ class Judge:
                 for file in data.measured_files()
             }
             loaded = sorted(name for name in sys.modules if name.partition(".")[0] not in OURS)
-            told = {"tests_s": touching.tests_s, "failed": touching.failed, "lines": lines, "modules": loaded}
+            told = {
+                "tests_s": touching.tests_s, "failed": touching.failed, "blind": sorted(touching.blind),
+                "lines": lines, "modules": loaded,
+            }  # fmt: skip
             out.write_text(json.dumps(told))
             return code
 

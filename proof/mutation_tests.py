@@ -61,7 +61,9 @@ class Touched:
         self.tests_s: dict[str, float] = {}
         self.lines: dict[str, dict[str, list[str]]] = {}
         self.modules: set[str] = set()
+        self.blind: set[str] = set()
         for one in told:
+            self.blind |= set(one["blind"])
             self.tests_s |= one["tests_s"]
             self.modules |= set(one["modules"])
             for module, lines in one["lines"].items():
@@ -73,9 +75,11 @@ class Touched:
         """Return the tests for a mutant, quickest first: those that run its lines.
 
         What is run when a module is loaded is every test's: of those files, then, of which some test runs the module.
+        A blind test is taken to run all of a module of which it is seen to run anything.
         """
         lines = self.lines.get(mutant.module, {})
         found = {test for at in range(mutant.lines[0], mutant.lines[1] + 1) for test in lines.get(str(at), ())}
+        found |= self.blind.intersection(test for tests in lines.values() for test in tests)
         if mutant.module in UNSEEN or "" in found or not found:
             files = {test.partition("::")[0] for tests in lines.values() for test in tests}
             found = {test for test in self.tests_s if test.partition("::")[0] in files}
@@ -123,7 +127,7 @@ def cover(file: str, state: str, judge: Judges, folder: Path) -> dict[str, Any]:
         print(f"   judge nothing, for they fail while they are watched: {', '.join(failed)}", flush=True)
     seen = {
         "tests_s": {test: took_s for test, took_s in told["tests_s"].items() if test not in failed},
-        "lines": told["lines"], "modules": told["modules"],
+        "lines": told["lines"], "modules": told["modules"], "blind": told["blind"],
     }  # fmt: skip
     path.write_text(json.dumps(seen), encoding="utf-8")
     return seen
