@@ -10,6 +10,8 @@ from proof.mutants import PACKAGE, Mutant, mutants_of
 
 SOURCE = '''"""A module."""
 
+if TYPE_CHECKING:
+    from .other import Other
 LIMIT: Final = 4
 KINDS = frozenset({"a", "b c"})
 

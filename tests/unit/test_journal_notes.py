@@ -155,7 +155,9 @@ def test_on_a_full_disk_the_records_make_room_for_the_sum(folder: Folder, disk: 
         assert sizes == [2 * fmt.PAGE_BYTES + 1000]
         assert totals.read(folder) == totals.empty()
         return
+    before = len(disk._descriptors)
     assert fold(folder, path) is True
+    assert len(disk._descriptors) == before
     assert sizes == [2 * fmt.PAGE_BYTES + 1000, 2 * fmt.PAGE_BYTES]
     assert seals == [(45, 2 * fmt.PAGE_BYTES)]
     assert totals.read(folder)["accepted"] == 36
