@@ -76,13 +76,13 @@ class Touched:
         """Return the tests for a mutant, quickest first: those that run its lines.
 
         What is run when a module is loaded is every test's: of those files, then, of which some test runs the module.
-        A blind test is taken to run all of a module of which it is seen to run anything.
+        A blind test is taken to run all of each module of which some test of its file runs anything.
         """
         lines = self.lines.get(mutant.module, {})
         found = {test for at in range(mutant.lines[0], mutant.lines[1] + 1) for test in lines.get(str(at), ())}
-        found |= self.blind.intersection(test for tests in lines.values() for test in tests)
+        files = {test.partition("::")[0] for tests in lines.values() for test in tests}
+        found |= {test for test in self.blind if test.partition("::")[0] in files}
         if mutant.module in UNSEEN or "" in found or not found:
-            files = {test.partition("::")[0] for tests in lines.values() for test in tests}
             found = {test for test in self.tests_s if test.partition("::")[0] in files}
         chosen, left_s = [], patience_s
         for test in sorted(found & self.tests_s.keys(), key=self.tests_s.__getitem__):
