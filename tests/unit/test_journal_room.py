@@ -74,7 +74,10 @@ class Putting:
         """Tell whether a put is refused without a look at the folder."""
         before = self.looks
         refusal = self.finds(size)
-        return refusal is not None and refusal.looked_at is None and self.looks == before
+        if refusal is None or self.looks != before:
+            return False
+        assert (refusal.size, refusal.looked_at) == (size, None)
+        return True
 
 
 @pytest.fixture

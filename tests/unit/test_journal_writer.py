@@ -115,6 +115,7 @@ def test_what_is_appended_is_one_frame_after_the_other(tmp_path: Path, disk: Hoo
         at = frame.end
         assert at % 8 == 0
     assert at == writer.end
+    assert data[RECORDS_AT:at] == b"".join(fmt.frame(*frame) for frame in frames)
     assert frames == [
         *[(Kind.ENVELOPE, 0, AT_S, 0, fmt.encode_envelope(ENVELOPE))] * 2,
         *[(Kind.ENVELOPE, 0, AT_S, 1, fmt.encode_envelope(other))] * 2,
