@@ -116,7 +116,7 @@ def test_a_put_returns_once_its_bytes_are_on_the_device(durable: Storing) -> Non
 
 
 def test_who_waited_for_another_ones_sync_finds_its_bytes_there(durable: Storing) -> None:
-    """One sync for all who appended before it."""
+    """One sync for all who appended before it; what came later is not theirs to wait for."""
     writer = durable.begin("a")
     durable.append(writer)
     others: list[threading.Thread] = []
@@ -125,6 +125,7 @@ def test_who_waited_for_another_ones_sync_finds_its_bytes_there(durable: Storing
         if not others:
             others.append(threading.Thread(target=durable.syncs.commit, args=(writer, writer.end), daemon=True))
             others[0].start()
+            durable.append(writer)
 
     durable.watch(meanwhile)
     durable.syncs.commit(writer, writer.end)

@@ -156,6 +156,13 @@ class QueueContract:
             assert [number_of(lease) for lease in queue.claim(LANE, 10, 1500)] == [2, 3]
             assert [number_of(lease) for lease in queue.claim(LANE, 10, 1)] == [4]
 
+    def test_a_claim_ends_where_what_was_given_back_reaches_its_bytes(self) -> None:
+        """To the byte: what was never claimed waits then."""
+        with self.a_queue() as queue:
+            queue.put([make_event(number, size=1000) for number in range(3)])
+            queue.release(queue.claim(LANE, 1, EVERYTHING))
+            assert [number_of(lease) for lease in queue.claim(LANE, 10, len(make_event(0, size=1000).payload))] == [0]
+
     def test_an_event_is_leased_once(self) -> None:
         """What is in flight is not claimed again while its lease lives."""
         with self.a_queue() as queue:
@@ -199,6 +206,7 @@ class QueueContract:
             queue.put([make_event(1)])
             queue.release(queue.claim(LANE, 1, EVERYTHING))
             assert queue.stats().queued == 1
+            assert queue.pending(LANE) == 1
             (lease,) = queue.claim(LANE, 1, EVERYTHING)
             assert (number_of(lease), lease.attempts) == (1, 2)
 
