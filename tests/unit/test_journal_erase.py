@@ -182,6 +182,13 @@ def test_what_nobody_has_in_hand_is_carried_out(folder: Folder) -> None:
     assert Path(folder.path, file).read_bytes() == data
 
 
+def test_a_letter_is_purged_though_its_event_lay_in_a_segment_of_the_same_name(folder: Folder) -> None:
+    """Both were begun in the same millisecond: what is noted of the one says nothing of the other."""
+    letters = segment(folder, "dead")
+    assert erase.carry_out(folder, letters, [Place(places_in(folder, letters)[0], 0)], {NAME: [0]}) == Done(purged=1)
+    assert outcomes(folder, letters) == [Outcome.PURGED, 0, 0, 0]
+
+
 def test_bytes_set_aside_and_files_without_a_header_are_erased_as_they_lie(folder: Folder) -> None:
     """They are counted as places, and have no outcome."""
     for file in ("bad/x.bad", f"segments/{NAME}"):

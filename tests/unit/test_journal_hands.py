@@ -13,8 +13,9 @@ from eventpost.errors import QueueUnavailable
 from eventpost.queues.journal import JournalQueue, dead, filesystem, inspect
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.filesystem import NETWORK_FS, file_system_of
-from eventpost.queues.journal.folder import Folder
+from eventpost.queues.journal.folder import Folder, open_folder
 from eventpost.queues.journal.format import Outcome
+from eventpost.queues.journal.probe import why_full_or_gone
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Dropped, Signal
 
@@ -228,6 +229,37 @@ def test_all_that_is_made_in_a_shared_folder_is_its_groups(tmp_path: Path, disk:
     made.clear()
     Folder(tmp_path / "j", disk=disk, gid=None, allow_network_fs=True)
     assert {(mode, group) for _, mode, group in made} == {(0o660, gid)}
+
+
+def test_whether_a_folder_could_take_events_is_found_out_without_one(tmp_path: Path, disk: HookedDisk) -> None:
+    """At ``fsync`` a sync is tried, too; whatever is found, nothing is left behind."""
+    folder = Folder(tmp_path, disk=disk, gid=None, allow_network_fs=True)
+    room = 1 << 18
+    before = len(disk._descriptors)
+
+    def why(*, bytes_max: int = room, durable: bool = True) -> str | None:
+        return why_full_or_gone(folder, bytes_max=bytes_max, durable=durable)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert (why(), why(durable=False), why(bytes_max=room - 1)) == (None, None, "queue_full")
+    disk.hooks = {"datasync": fails}
+    assert (why(), why(durable=False)) == ("disk_full", None)
+    disk.hooks = {"allocate": fails}
+    assert why(durable=False) == "disk_full"
+    disk.hooks = {}
+    assert len(disk._descriptors) == before
+    assert sorted(os.listdir(tmp_path)) == ["bad", "dead", "segments", "writers"]
+    os.rmdir(folder.segments)
+    assert why() == "folder_gone"
+
+
+def test_where_no_journal_is_the_path_is_told(tmp_path: Path) -> None:
+    """As it was given."""
+    with pytest.raises(FileNotFoundError, match="no journal here") as caught:
+        open_folder(tmp_path / "none")
+    assert caught.value.filename == str(tmp_path / "none")
 
 
 MOUNTS = r"""
