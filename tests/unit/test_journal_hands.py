@@ -17,7 +17,7 @@ from eventpost.queues.journal.folder import Folder, open_folder
 from eventpost.queues.journal.format import Outcome
 from eventpost.queues.journal.probe import why_full_or_gone
 from eventpost.testing.clock import ManualClock
-from eventpost.watch.signals import Dropped, Signal
+from eventpost.watch.signals import Dropped, Signal, Trouble
 
 BIG = 200_000
 """Of two such events, each begins a segment of its own."""
@@ -62,6 +62,32 @@ def test_who_only_stores_counts_what_another_found_damaged(tmp_path: Path) -> No
     queue.close()
     other.close()
     assert inspect.folder_status(tmp_path).closes
+
+
+def test_what_cannot_be_folded_is_said_and_folded_later(tmp_path: Path, disk: HookedDisk) -> None:
+    """It stays in the count meanwhile; how many were folded tells a put that there may be room."""
+    queue, heard = queue_in(tmp_path, disk=disk), list[Signal]()
+    queue.emit = heard.append
+    for number in range(4):
+        queue.put([event(number, BIG)])
+
+    def refuses(path: str, *_: object) -> None:
+        if path.endswith(".totals.tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk.hooks["create"] = refuses
+    assert drain(queue) == [0, 1, 2, 3]
+    assert len(heard) == 3
+    assert {(one.what, one.detail.partition(": ")[2]) for one in heard if isinstance(one, Trouble)} == {
+        ("journal", "[Errno 5] Input/output error")
+    }
+    assert all("cannot be folded" in repr(one) for one in heard)
+    assert (queue._claims.folds, closes(queue.stats())) == (0, True)
+    disk.hooks.clear()
+    queue.tend()
+    assert (queue._claims.folds, closes(queue.stats())) == (3, True)
+    assert queue.stats().delivered == 4
+    queue.close()
 
 
 def test_own_letters_that_others_settle_are_counted_once(tmp_path: Path) -> None:
