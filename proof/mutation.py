@@ -3,7 +3,7 @@
 Each mutant of ``queues/`` and ``sender/`` (``mutants`` makes them) is judged by the tests that run its lines, quickest
 first, until one fails (``mutation_judge``).  Who survives is a test that is missing, or says the same as the original;
 the latter are explained in ``proof/survivors.txt``, each with its reason, and are not judged; any other survivor fails
-the run.
+the run, unless ``--unexplained`` allows so many.
 
 All of them take hours.  So they come in an order drawn from a seed, as many as the time allows: a sample, whose
 survivors stand for all.  A mutant's place in it is its own, so it stays the same when code around it changes, and when
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--module", action="append", metavar="GLOB", help="these only, e.g. sender/retry.py")
     parser.add_argument("--patience", type=float, default=60, metavar="S", help="seconds of tests for each mutant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
+    parser.add_argument("--unexplained", type=int, default=0, metavar="N", help="so many may survive without a reason")
     parser.add_argument("--afresh", action="store_true", help="forget the verdicts of earlier runs")
     parser.add_argument("--work", type=Path, default=ROOT / ".mutation", help="where verdicts are kept")
 
@@ -164,17 +165,18 @@ def run(arguments: argparse.Namespace) -> Figures:
     left = [mutant for mutant in survivors if mutant.key not in reasons]
     for mutant in sorted(left):
         print(f"\n{mutant}", file=sys.stderr)
-    if left:
+    if len(left) > arguments.unexplained:
         raise SystemExit(f"{len(left)} of {len(verdicts)} mutants survive, and nobody has said why")
     killed = len(verdicts) - len(survivors)
     assert killed or not everyone, "nothing was killed, so nothing was judged"
     unjudged = {mutant.module for mutant in order if mutant.key not in kept.verdicts}
-    sample = sum(1 for _ in takewhile(lambda mutant: mutant.key in kept.verdicts, order))
+    sample = [kept.verdicts[mutant.key] for mutant in takewhile(lambda mutant: mutant.key in kept.verdicts, order)]
     return {
         "mutants": len(everyone), "modules": len(chosen), "modules judged whole": len(set(chosen) - unjudged),
-        "drawn over all and judged": sample, "judged": len(verdicts), "killed": killed,
+        "drawn from all": len(sample), "killed of these": sum(verdict.killed for verdict in sample),
+        "judged": len(verdicts), "killed": killed,
         "of them by time": sum(verdict.by == "timeout" for _, verdict in verdicts),
-        "survive, with a reason": len(survivors), "survive without one": 0,
+        "survive, with a reason": len(survivors) - len(left), "survive without one": len(left),
         "CPU seconds each": round(sum(verdict.cpu_s for _, verdict in verdicts) / max(1, len(verdicts)), 2),
     }  # fmt: skip
 

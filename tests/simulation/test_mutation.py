@@ -117,15 +117,19 @@ def test_who_survives_fails_the_run_until_it_is_explained(tmp_path: Path, monkey
     (tmp_path / "survivors.txt").write_text("")
 
     def run(**options: Any) -> Any:
-        words = {"minutes": 1.0, "seed": 0, "patience": 60.0, "jobs": 1, "afresh": False, "work": tmp_path / "work"}
-        return mutation.run(argparse.Namespace(**words | {"module": [BREAKER]} | options))
+        words = {"minutes": 1.0, "seed": 0, "patience": 60.0, "jobs": 1, "afresh": False, "unexplained": 0}
+        words |= {"work": tmp_path / "work", "module": [BREAKER]}
+        return mutation.run(argparse.Namespace(**words | options))
 
     with pytest.raises(SystemExit, match="1 of 3 mutants survive, and nobody has said why"):
         run()
+    figures = run(minutes=0.0, unexplained=1)
+    assert (figures["survive, with a reason"], figures["survive without one"]) == (0, 1)
     (tmp_path / "survivors.txt").write_text(f"{some[2]}\n= it says the same\n")
     figures = run(minutes=0.0)  # the verdicts are kept
     assert (figures["judged"], figures["killed"], figures["of them by time"]) == (3, 2, 1)
-    assert figures["survive, with a reason"] == 1
+    assert (figures["drawn from all"], figures["killed of these"], figures["modules judged whole"]) == (3, 2, 1)
+    assert (figures["survive, with a reason"], figures["survive without one"]) == (1, 0)
     (tmp_path / "survivors.txt").write_text(f"{some[2]}+ 2\n= it was another\n")
     with pytest.raises(SystemExit, match="explains what is no mutant any more"):
         run(minutes=0.0)

@@ -43,7 +43,7 @@ def holding(folder: Path) -> list[str]:
 
 
 def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
-    """One of a newer format, one that is half there, one that is no file; each that is left is named with its reason."""
+    """One of a newer format, and one that is no file, are left and named with the reason; so is no other."""
     left(tmp_path, body("bob"))
     header = fmt.encode_header(URL, "1.aa", 1, sender=True, retry=False, outcome_pages=1)
     newer = "0000000000001-1.aa-000000.seg"
