@@ -12,15 +12,16 @@ from typing import Any, Final, Protocol
 from .mutants import PACKAGE, Mutant, modules
 from .record import ROOT
 
-JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_erase", "unit/test_journal_forged",
-                  "unit/test_journal_format", "unit/test_journal_hands", "unit/test_journal_inspect",
-                  "unit/test_journal_notes", "unit/test_journal_presence", "unit/test_journal_purge",
-                  "unit/test_journal_refusals", "unit/test_journal_repair", "unit/test_journal_room",
-                  "unit/test_journal_segments", "unit/test_journal_shown", "unit/test_journal_sync",
-                  "unit/test_journal_tail", "unit/test_journal_visitors", "unit/test_journal_writer",
-                  "simulation/test_journal_model", "simulation/test_purge", "simulation/test_whole_system",
-                  "crash/test_repair", "crash/test_journal_breakit", "crash/test_journal_folder",
-                  "crash/test_journal_interrupted", "crash/test_purge", "crash/test_disk_matrix")  # fmt: skip
+JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_cursor", "unit/test_journal_erase",
+                  "unit/test_journal_forged", "unit/test_journal_format", "unit/test_journal_hands",
+                  "unit/test_journal_inspect", "unit/test_journal_notes", "unit/test_journal_presence",
+                  "unit/test_journal_purge", "unit/test_journal_refusals", "unit/test_journal_repair",
+                  "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_shown",
+                  "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_visitors",
+                  "unit/test_journal_writer", "simulation/test_journal_model", "simulation/test_purge",
+                  "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
+                  "crash/test_journal_folder", "crash/test_journal_interrupted", "crash/test_purge",
+                  "crash/test_disk_matrix")  # fmt: skip
 SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "unit/test_in_flight", "unit/test_lane",
                  "unit/test_retry", "unit/test_sender_thread", "unit/test_settlement", "unit/test_primitives",
                  "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender",

@@ -69,6 +69,8 @@ def test_half_of_all_is_kept_free_at_most() -> None:
     for lane in (second, third):
         assert len(sending.fill(lane)) == 2
     assert sending.in_flight.requests == 12
+    odd = Sending(lanes=100, in_flight_max=17)
+    assert repr(odd.room(odd.lanes[0])) == "9"  # requests are whole
 
 
 def test_ends_give_back_what_begins_took() -> None:

@@ -120,8 +120,10 @@ def test_a_closed_queue_buries_nothing(tmp_path: Path) -> None:
     queue.put([event(1)])
     leases = queue.claim(URL, 1, ALL)
     queue.close()
+    heard: list[Signal] = []
+    queue.emit = heard.append
     queue.bury(leases, "rejected")
-    assert os.listdir(tmp_path / "dead") == []
+    assert (heard, os.listdir(tmp_path / "dead")) == ([], [])
     other = JournalQueue(tmp_path)
     other.scan()
     assert drain(other) == [1]
@@ -153,6 +155,20 @@ def test_a_put_aside_that_cannot_be_stored_is_refused(tmp_path: Path, disk: Hook
     assert queue.stats().accepted == 2
     assert drain(queue) == [0, 2]
     queue.close()
+
+
+def test_a_first_put_aside_that_makes_nobody_a_writer_is_refused(tmp_path: Path, disk: HookedDisk) -> None:
+    """It has nowhere to be: never a yes for what is not there."""
+    queue = JournalQueue(tmp_path, disk=disk)
+
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.hooks["create"] = refuses
+    queue._store._is_opening = lambda: True
+    with pytest.raises(QueueUnavailable) as caught:
+        queue.put([event(1)])
+    assert (caught.value.reason, queue.stats().accepted) == ("disk_full", 0)
 
 
 def test_segments_that_are_nobodys_to_send_do_not_hide_others(tmp_path: Path) -> None:

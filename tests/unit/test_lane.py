@@ -64,7 +64,8 @@ def test_failures_count_once_for_each_time_that_others_were_taken() -> None:
 def test_failures_without_an_answer_are_no_errors() -> None:
     """They count as failures, for being sent alone, and not towards the last 5xx."""
     lane = a_lane()
-    for others in (0, 1, 1):
+    assert fails(lane, "x", answered=False) == (0, False)
+    for others in (1, 1):
         assert fails(lane, "x", answered=False, others=others)[0] == 0
     assert fails(lane, "x", others=1) == (1, True)
     assert lane.single_out([lease("x")], 4) == []
@@ -105,6 +106,7 @@ def test_those_that_failed_so_often_go_alone() -> None:
     assert [one.event.payload for one in lane.single_out(leases, 4)] == [b"a", b"b", b"bad", b"c"]
     assert [one.body() for one in lane.former.ready] == [b"[worse]"]
     assert [one.event.payload for one in lane.single_out(leases, 3)] == [b"a", b"b", b"c"]
+    assert [one.event.payload for one in lane.single_out(leases, 1)] == [b"a", b"b", b"c"]
 
 
 def test_a_delivery_acquits_its_own_events_only() -> None:
