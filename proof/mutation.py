@@ -169,10 +169,11 @@ def run(arguments: argparse.Namespace) -> Figures:
         raise SystemExit(f"{len(left)} of {len(verdicts)} mutants survive, and nobody has said why")
     killed = len(verdicts) - len(survivors)
     assert killed or not everyone, "nothing was killed, so nothing was judged"
+    mutated = {mutant.module for mutant in everyone}
     unjudged = {mutant.module for mutant in order if mutant.key not in kept.verdicts}
     sample = [kept.verdicts[mutant.key] for mutant in takewhile(lambda mutant: mutant.key in kept.verdicts, order)]
     return {
-        "mutants": len(everyone), "modules": len(chosen), "modules judged whole": len(set(chosen) - unjudged),
+        "mutants": len(everyone), "modules": len(mutated), "modules judged whole": len(mutated - unjudged),
         "drawn from all": len(sample), "killed of these": sum(verdict.killed for verdict in sample),
         "judged": len(verdicts), "killed": killed,
         "of them by time": sum(verdict.by == "timeout" for _, verdict in verdicts),
