@@ -5,10 +5,10 @@ that it lacks and that matter most here: a call whose result nobody uses is left
 condition is turned round.  They are made everywhere, also in properties, defaults and constants, which mutmut's own
 runner passes over: it changes plain functions only.
 
-Not made is what no test should be asked to notice: annotations, decorators, docstrings, ``__slots__``, ``repr`` and
-what an error says to a person (any text with a space in it).  Nor is what another mutant shows already: a positional
-argument that is left out, where there is one with None in its place; None for a number, a text or False, where there is
-one with another; ``not (a == b)`` beside ``a != b``.
+Not made is what no test should be asked to notice: annotations and what is imported for them, decorators, docstrings,
+``__slots__``, ``repr`` and what an error says to a person (any text with a space in it).  Nor is what another mutant
+shows already: a positional argument that is left out, where there is one with None in its place; None for a number, a
+text or False, where there is one with another; ``not (a == b)`` beside ``a != b``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ UNTOUCHED: Final = ("len", "isinstance", "cast", "Literal")
 """What is handed to these stays as it is: to change it is a TypeError at once, or nothing."""
 WORDS: Final = ("__repr__", "__str__")
 NAMES: Final = m.Assign(targets=[m.AssignTarget(m.OneOf(m.Name("__slots__"), m.Name("__all__")))])
+ANNOTATING: Final = m.If(test=m.Name("TYPE_CHECKING"))
 TURNED: Final = m.OneOf(
     m.UnaryOperation(operator=m.Not()),
     m.Comparison(
@@ -146,8 +147,8 @@ def stays(node: cst.CSTNode) -> bool:
         return True
     if isinstance(node, cst.FunctionDef):
         return node.name.value in WORDS
-    if isinstance(node, cst.Assign):
-        return m.matches(node, NAMES)
+    if isinstance(node, cst.Assign | cst.If):
+        return m.matches(node, m.OneOf(NAMES, ANNOTATING))
     if isinstance(node, cst.SimpleString):
         return " " in node.raw_value or len(node.quote) > 1
     name = node.func if isinstance(node, cst.Call) else node.value if isinstance(node, cst.Subscript) else None

@@ -2,11 +2,14 @@
 
 Each mutant of ``queues/`` and ``sender/`` (``mutants`` makes them) is judged by the tests that run its lines, quickest
 first, until one fails (``mutation_judge``).  Who survives is a test that is missing, or says the same as the original;
-the latter are explained in ``proof/survivors.txt``, each with its reason, and any other survivor fails the run.
+the latter are explained in ``proof/survivors.txt``, each with its reason, and are not judged; any other survivor fails
+the run, unless ``--unexplained`` allows so many.
 
 All of them take hours.  So they come in an order drawn from a seed, as many as the time allows: a sample, whose
-survivors stand for all.  Verdicts are kept in a folder, and the next run goes on where this one stopped.  A mutant that
-was killed stays so until its module changes; one that survived is tried again as soon as anything does.
+survivors stand for all.  A mutant's place in it is its own, so it stays the same when code around it changes, and when
+only some modules are chosen.  Verdicts are kept in a folder, and the next run goes on where this one stopped.  A mutant
+that was killed stays so until its module changes; one that survived is tried again as soon as the package or a test
+that judges it does, or with more patience.
 """
 
 from __future__ import annotations
@@ -15,34 +18,23 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .mutants import PACKAGE, Mutant, modules, mutants_of
+from .mutation_tests import Touched, cover, files_of, hash_of, judging, row_of, rows
 from .record import ROOT, Figures
 
 EXPLAINED: Final = ROOT / "proof" / "survivors.txt"
-JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_forged", "unit/test_journal_inspect",
-                  "unit/test_journal_refusals", "unit/test_journal_segments", "simulation/test_journal_model",
-                  "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
-                  "crash/test_disk_matrix")  # fmt: skip
-SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_retry", "unit/test_primitives", "unit/test_watch",
-                 "unit/test_dispatcher", "simulation/test_sender", "simulation/test_whole_system")  # fmt: skip
-MEMORY: Final = ("unit/test_memory_queue", "contract/test_queues", "simulation/test_sender")
-TESTS: Final = {"queues/journal/*": JOURNAL, "queues/*": MEMORY, "sender/*": SENDER}
-"""Which files of tests judge a module; the first row that fits."""
-UNSEEN: Final = ("sender/thread.py", "sender/primitives.py")
-"""They run on threads that no tracer sees: any test that loads them may be the one that notices."""
-COVER_TIMEOUT_S: Final = 1800.0
 TIMEOUT_LEAST_S: Final = 10.0
 NOT_A_VERDICT: Final = (4, 5)
 """Exit codes of pytest: it was called wrongly, or found no tests."""
@@ -55,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--module", action="append", metavar="GLOB", help="these only, e.g. sender/retry.py")
     parser.add_argument("--patience", type=float, default=60, metavar="S", help="seconds of tests for each mutant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
+    parser.add_argument("--unexplained", type=int, default=0, metavar="N", help="so many may survive without a reason")
     parser.add_argument("--afresh", action="store_true", help="forget the verdicts of earlier runs")
     parser.add_argument("--work", type=Path, default=ROOT / ".mutation", help="where verdicts are kept")
 
@@ -92,79 +85,40 @@ class Judge:
         self.process.stdout.close()
 
 
-class Touched:
-    """Which tests run which lines, and how long each of them takes."""
-
-    def __init__(self, told: Mapping[str, Any]) -> None:
-        self.tests_s: dict[str, float] = told["tests_s"]
-        self.lines: dict[str, dict[str, list[str]]] = told["lines"]
-
-    def tests(self, mutant: Mutant, patience_s: float) -> list[str]:
-        """Return the tests for a mutant, quickest first: those that run its lines.
-
-        What is run when a module is loaded is every test's: of those files, then, of which some test runs the module.
-        """
-        lines = self.lines.get(mutant.module, {})
-        found = {test for at in range(mutant.lines[0], mutant.lines[1] + 1) for test in lines.get(str(at), ())}
-        if mutant.module in UNSEEN or "" in found or not found:
-            files = {test.partition("::")[0] for tests in lines.values() for test in tests}
-            found = {test for test in self.tests_s if test.partition("::")[0] in files}
-        chosen, left_s = [], patience_s
-        for test in sorted(found & self.tests_s.keys(), key=self.tests_s.__getitem__):
-            left_s -= self.tests_s[test]
-            if left_s < 0 and chosen:
-                break
-            chosen.append(test)
-        return chosen
-
-    @staticmethod
-    def parts(tests: Sequence[str]) -> list[list[str]]:
-        """Return the tests of the file that has the quickest, then the others: to load them all takes its time."""
-        first = tests[0].partition("::")[0]
-        mine = [test for test in tests if test.partition("::")[0] == first]
-        return [part for part in (mine, [test for test in tests if test not in mine]) if part]
-
-    def seconds(self, tests: Sequence[str]) -> float:
-        """Return how long these take."""
-        return sum(self.tests_s[test] for test in tests)
-
-
 class Kept:
     """The verdicts of this run and earlier ones, a line each."""
 
-    def __init__(self, folder: Path, *, afresh: bool) -> None:
+    def __init__(self, folder: Path, *, afresh: bool, patience_s: float) -> None:
         folder.mkdir(exist_ok=True)
         self.path = folder / "verdicts.jsonl"
         if afresh:
             self.path.unlink(missing_ok=True)
-        self.everything = _hash(*sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *_proof()]))
+        self.patience_s = patience_s
+        # As they are now: the judges have a copy, and somebody may go on writing meanwhile.
+        self.modules = {module: hash_of(PACKAGE / module) for module in modules()}
+        self.rows = {row: hash_of(*judging(*(ROOT / file for file in files_of(row)))) for row in rows()}
         self.verdicts: dict[tuple[str, ...], Verdict] = {}
         self.lock = threading.Lock()
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             one = json.loads(line)
-            if one["of"] == self._of(one["key"][0], killed=one["killed"]):
+            if self._holds(one):
                 self.verdicts[tuple(one["key"])] = Verdict(one["killed"], one["by"], one["cpu_s"])
 
+    def _holds(self, one: Mapping[str, Any]) -> bool:
+        module = one["key"][0]
+        patient = one["killed"] or one["patience_s"] >= self.patience_s
+        return patient and module in self.modules and one["of"] == self._of(module, killed=one["killed"])
+
     def _of(self, module: str, *, killed: bool) -> str:
-        return _hash(PACKAGE / module) if killed else self.everything
+        return self.modules[module] if killed else self.rows[row_of(module)]
 
     def keep(self, mutant: Mutant, verdict: Verdict) -> None:
         """Write one down."""
         of = self._of(mutant.module, killed=verdict.killed)
+        line = {"key": mutant.key, "of": of, "patience_s": self.patience_s, **verdict._asdict()}
         with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": mutant.key, "of": of, **verdict._asdict()}) + "\n")
+            file.write(json.dumps(line) + "\n")
             self.verdicts[mutant.key] = verdict
-
-
-def _proof() -> list[Path]:
-    return [path for path in (ROOT / "proof").glob("*.py") if not path.name.startswith("mut")]
-
-
-def _hash(*paths: Path) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes() if path.exists() else b"gone")
-    return digest.hexdigest()[:16]
 
 
 def explained(text: str) -> dict[tuple[str, str, str, str], str]:
@@ -199,47 +153,63 @@ def run(arguments: argparse.Namespace) -> Figures:
     gone = [key for key in reasons if key[0] in chosen and key not in {mutant.key for mutant in everyone}]
     if gone:
         raise SystemExit(f"survivors.txt explains what is no mutant any more: {gone}")
-    kept = Kept(arguments.work, afresh=arguments.afresh)
-    order = sorted(everyone)
-    random.Random(arguments.seed).shuffle(order)
+    kept = Kept(arguments.work, afresh=arguments.afresh, patience_s=arguments.patience)
+    order = sorted(everyone, key=lambda mutant: drawn(mutant, arguments.seed))
+    for key in reasons:  # whether a test notices all the same is not worth its time
+        kept.verdicts.setdefault(key, Verdict(False, "", 0.0))
     todo = [mutant for mutant in order if mutant.key not in kept.verdicts]
     print(f"   {len(everyone):,} mutants, {len(todo):,} of them without a verdict", flush=True)
-    judge_all(todo, kept, arguments, lambda mutant: mutant.key in reasons)
+    judge_all(todo, kept, arguments)
     verdicts = [(mutant, kept.verdicts[mutant.key]) for mutant in order if mutant.key in kept.verdicts]
     survivors = [mutant for mutant, verdict in verdicts if not verdict.killed]
     left = [mutant for mutant in survivors if mutant.key not in reasons]
     for mutant in sorted(left):
         print(f"\n{mutant}", file=sys.stderr)
-    if left:
+    if len(left) > arguments.unexplained:
         raise SystemExit(f"{len(left)} of {len(verdicts)} mutants survive, and nobody has said why")
     killed = len(verdicts) - len(survivors)
     assert killed or not everyone, "nothing was killed, so nothing was judged"
+    mutated = {mutant.module for mutant in everyone}
+    unjudged = {mutant.module for mutant in order if mutant.key not in kept.verdicts}
+    sample = [kept.verdicts[mutant.key] for mutant in takewhile(lambda mutant: mutant.key in kept.verdicts, order)]
     return {
-        "mutants": len(everyone), "judged": len(verdicts), "killed": killed,
+        "mutants": len(everyone), "modules": len(mutated), "modules judged whole": len(mutated - unjudged),
+        "drawn from all": len(sample), "killed of these": sum(verdict.killed for verdict in sample),
+        "judged": len(verdicts), "killed": killed,
         "of them by time": sum(verdict.by == "timeout" for _, verdict in verdicts),
-        "survive, with a reason": len(survivors), "survive without one": 0,
+        "survive, with a reason": len(survivors) - len(left), "survive without one": len(left),
         "CPU seconds each": round(sum(verdict.cpu_s for _, verdict in verdicts) / max(1, len(verdicts)), 2),
     }  # fmt: skip
 
 
-def judge_all(
-    todo: Sequence[Mutant], kept: Kept, arguments: argparse.Namespace, is_explained: Callable[[Mutant], bool]
-) -> None:
+def drawn(mutant: Mutant, seed: int) -> str:
+    """Return a mutant's place in the order of a seed."""
+    return hashlib.sha256("\0".join((str(seed), *mutant.key)).encode()).hexdigest()
+
+
+def judge_all(todo: Sequence[Mutant], kept: Kept, arguments: argparse.Namespace) -> None:
     """Judge them in their order, some at once, until the time is up."""
     until = time.monotonic() + 60 * arguments.minutes
     if not todo or arguments.minutes <= 0:
         return
+    files = {row: files_of(row) for row in dict.fromkeys(row_of(mutant.module) for mutant in todo)}
+    states = {file: hash_of(*judging(ROOT / file)) for row in files for file in files[row]}
     judges = [Judge() for _ in range(max(1, arguments.jobs))]
-    touched = {row: cover(row, judges[0], kept, arguments.work) for row in dict.fromkeys(map(row_of, todo))}
+    touched = {
+        row: Touched([cover(file, states[file], judges[0], arguments.work) for file in files[row]]) for row in files
+    }
+    loaded = sorted({name for one in touched.values() for name in one.modules})
+    for judge in judges:
+        judge.do("load", modules=loaded)
     said = Counter[str]()
 
     def work(judge: Judge, mine: Sequence[Mutant]) -> None:
         for mutant in mine:
             if time.monotonic() > until:
                 return
-            verdict = judged(judge, mutant, touched[row_of(mutant)], arguments.patience)
+            verdict = judged(judge, mutant, touched[row_of(mutant.module)], arguments.patience)
             kept.keep(mutant, verdict)
-            said["killed" if verdict.killed else "explained" if is_explained(mutant) else "survive"] += 1
+            said["killed" if verdict.killed else "survive"] += 1
             if sum(said.values()) % 100 == 0:
                 print(f"   {sum(said.values()):,}: {dict(said)}", flush=True)
 
@@ -251,26 +221,6 @@ def judge_all(
     finally:
         for judge in judges:
             judge.close()
-
-
-def row_of(mutant: Mutant) -> str:
-    """Return the row of TESTS that a mutant is judged by."""
-    return next(glob for glob in TESTS if fnmatch(mutant.module, glob))
-
-
-def cover(row: str, judge: Judge, kept: Kept, folder: Path) -> Touched:
-    """Run a row's tests without a mutant, unless that was done before; they must pass."""
-    path = folder / f"cover-{hashlib.sha256(row.encode()).hexdigest()[:8]}-{kept.everything}.json"
-    if path.exists():
-        return Touched(json.loads(path.read_text(encoding="utf-8")))
-    for old in folder.glob(f"{path.name[:14]}*"):
-        old.unlink()
-    print(f"   {row}: seeing which test runs which line", flush=True)
-    told = judge.do("cover", tests=[f"tests/{name}.py" for name in TESTS[row]], timeout_s=COVER_TIMEOUT_S)
-    if told["code"]:
-        raise SystemExit(f"{row}: without a mutant, its tests do not pass: {told.get('failed')}\n{told['said']}")
-    path.write_text(json.dumps(told), encoding="utf-8")
-    return Touched(told)
 
 
 def judged(judge: Judge, mutant: Mutant, touched: Touched, patience_s: float) -> Verdict:

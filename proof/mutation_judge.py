@@ -70,20 +70,37 @@ class Chosen:
 
 
 class Touching:
-    """Notes how long each test takes, and by which tests each line is run."""
+    """Notes how long each test takes, and by which tests each line is run.
 
-    def __init__(self, coverage: Any) -> None:
+    A test that sets a tracer of its own (``support.interrupted``) is not seen to run all that it runs: ``blind``.
+    """
+
+    def __init__(self, coverage: Any, copy: Path) -> None:
         self.coverage = coverage
         self.tests_s: dict[str, float] = defaultdict(float)
         self.failed: list[str] = []
+        self.blind: set[str] = set()
+        self.now = ""
+        settrace = sys.settrace
+
+        def noted(tracer: Any) -> None:
+            if sys._getframe(1).f_code.co_filename.startswith(str(copy)):
+                self.blind.add(self.now)
+            settrace(tracer)
+
+        sys.settrace = noted
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Let what is run be this test's."""
+        self.now = item.nodeid
         self.coverage.switch_context(item.nodeid)
         try:
             return (yield)
         finally:
+            if item.nodeid in self.blind:  # what it put back sees no further test
+                self.coverage.stop()
+                self.coverage.start()
             self.coverage.switch_context("")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -100,13 +117,15 @@ class Judge:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        root.chmod(0o755)  # some tests become another user
         self.copy = root / "copy"
         shutil.copytree(ROOT, self.copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist"))
         compileall.compile_dir(self.copy / "src", quiet=1)
 
     def cover(self, tests: Sequence[str], timeout_s: float) -> dict[str, Any]:
-        """Run these files without a mutant; return each test's seconds, and its lines by module."""
+        """Run these files without a mutant; return each test's seconds, its lines by module, and what they load."""
         out = self.root / "cover.json"
+        out.unlink(missing_ok=True)
 
         def work() -> int:
             import coverage
@@ -115,7 +134,7 @@ class Judge:
                 data_file=None, include=[f"{self.copy / PACKAGE / part}/*" for part in MUTATED], config_file=False
             )
             tracer.start()
-            touching = Touching(tracer)
+            touching = Touching(tracer, self.copy)
             code = int(pytest.main(self._words(tests)[1:], [touching]))
             tracer.stop()
             data = tracer.get_data()
@@ -124,19 +143,25 @@ class Judge:
                 for file in data.measured_files()
             }
             loaded = sorted(name for name in sys.modules if name.partition(".")[0] not in OURS)
-            told = {"tests_s": touching.tests_s, "failed": touching.failed, "lines": lines, "modules": loaded}
+            told = {
+                "tests_s": touching.tests_s, "failed": touching.failed, "blind": sorted(touching.blind),
+                "lines": lines, "modules": loaded,
+            }  # fmt: skip
             out.write_text(json.dumps(told))
             return code
 
         verdict = self._in_child(work, timeout_s)
-        told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-        for name in told.pop("modules", []):
+        return verdict | (json.loads(out.read_text()) if out.exists() else {})
+
+    def load(self, modules: Sequence[str]) -> dict[str, Any]:
+        """Load these, once for all children; those of ours are never among them."""
+        for name in modules:
             try:
                 importlib.import_module(name)
             except Exception:  # noqa: BLE001 - then each child has to
                 continue
         gc.freeze()
-        return verdict | told
+        return {}
 
     def judge(self, module: str, source: str, tests: Sequence[str], timeout_s: float) -> dict[str, Any]:
         """Run these tests with this in the module's place."""
@@ -165,6 +190,7 @@ class Judge:
 
     def _in_child(self, work: Callable[[], int], timeout_s: float) -> dict[str, Any]:
         folder = Path(tempfile.mkdtemp(dir=self.root))
+        folder.chmod(0o755)
         began = time.monotonic()
         child = os.fork()
         if not child:

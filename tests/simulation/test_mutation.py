@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proof import mutation
+from proof import mutation, mutation_tests
 from proof.mutants import PACKAGE, Mutant, mutants_of
 
 SOURCE = '''"""A module."""
 
+if TYPE_CHECKING:
+    from .other import Other
 LIMIT: Final = 4
 KINDS = frozenset({"a", "b c"})
 
@@ -94,8 +96,8 @@ def test_no_explanation_is_stale() -> None:
 
 def test_each_module_is_judged_by_tests_that_exist() -> None:
     """Every mutated module has a row, and every row names files that are there."""
-    assert all(mutation.row_of(Mutant(module, "", "", "", (1, 1), "")) for module in mutation.modules())
-    files = {f"tests/{name}.py" for names in mutation.TESTS.values() for name in names}
+    assert all(mutation_tests.row_of(module) for module in mutation.modules())
+    files = {f"tests/{name}.py" for names in mutation_tests.TESTS.values() for name in names}
     assert [file for file in files if not (mutation.ROOT / file).exists()] == []
 
 
@@ -108,22 +110,26 @@ def test_who_survives_fails_the_run_until_it_is_explained(tmp_path: Path, monkey
         Mutant(BREAKER, "Breaker._open", line, now, (at, at), source.replace(line, now))
         for now in ("self._tries -= 1", "while True: pass", "self._tries = self._tries + 1")
     ]
-    monkeypatch.setattr(mutation, "TESTS", {"sender/*": ("unit/test_breaker",)})
+    monkeypatch.setattr(mutation_tests, "TESTS", {"sender/*": ("unit/test_breaker",)})
     monkeypatch.setattr(mutation, "mutants_of", lambda module: some)
     monkeypatch.setattr(mutation, "EXPLAINED", tmp_path / "survivors.txt")
     monkeypatch.setattr(mutation, "TIMEOUT_LEAST_S", 3.0)
     (tmp_path / "survivors.txt").write_text("")
 
     def run(**options: Any) -> Any:
-        words = {"minutes": 1.0, "seed": 0, "patience": 60.0, "jobs": 1, "afresh": False, "work": tmp_path / "work"}
-        return mutation.run(argparse.Namespace(**words | {"module": [BREAKER]} | options))
+        words = {"minutes": 1.0, "seed": 0, "patience": 60.0, "jobs": 1, "afresh": False, "unexplained": 0}
+        words |= {"work": tmp_path / "work", "module": [BREAKER]}
+        return mutation.run(argparse.Namespace(**words | options))
 
     with pytest.raises(SystemExit, match="1 of 3 mutants survive, and nobody has said why"):
         run()
+    figures = run(minutes=0.0, unexplained=1)
+    assert (figures["survive, with a reason"], figures["survive without one"]) == (0, 1)
     (tmp_path / "survivors.txt").write_text(f"{some[2]}\n= it says the same\n")
     figures = run(minutes=0.0)  # the verdicts are kept
     assert (figures["judged"], figures["killed"], figures["of them by time"]) == (3, 2, 1)
-    assert figures["survive, with a reason"] == 1
+    assert (figures["drawn from all"], figures["killed of these"], figures["modules judged whole"]) == (3, 2, 1)
+    assert (figures["survive, with a reason"], figures["survive without one"]) == (1, 0)
     (tmp_path / "survivors.txt").write_text(f"{some[2]}+ 2\n= it was another\n")
     with pytest.raises(SystemExit, match="explains what is no mutant any more"):
         run(minutes=0.0)

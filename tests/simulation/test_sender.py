@@ -664,7 +664,7 @@ def test_a_queue_that_fails_for_a_while_loses_nothing(operation: str) -> None:
     for _ in range(20):
         world.clock.advance(0.1)
         world.step()
-    assert world.of(Trouble)
+    assert {one.detail for one in world.of(Trouble)} == {"OSError: [Errno 28] No space left on device"}
     queue.failing = frozenset()
     world.run(200.0)
     stats = queue.stats()
@@ -699,6 +699,31 @@ def test_abandoning_gives_everything_back() -> None:
     world.step()
     world.sender.abandon()
     assert (world.queue.stats().in_flight, world.queue.stats().queued) == (0, 23)
+    assert (world.sender._in_flight.requests, world.sender._in_flight.bytes) == (0, 0)
+
+
+def test_an_event_that_met_no_endpoint_waits_as_long_as_others() -> None:
+    """Before the endpoint is left alone, too: nobody is asked again at once."""
+    times: list[float] = []
+
+    def answer(_request: Request) -> Outcome:
+        times.append(world.clock.monotonic())
+        return TransportError("connect", "") if len(times) < 4 else Response(204)
+
+    world = World(answer, policy=RetryPolicy(jitter=0.0, breaker_failures=100))
+    world.queue.put(log_events(1))
+    world.run(20.0)
+    assert times == [0.0, 0.5, 1.5, 3.5]
+
+
+def test_an_answer_that_cannot_be_dealt_with_costs_no_other() -> None:
+    """It is told, its events come back, and the others are delivered."""
+    world = World(lambda request: Response("nonsense" if request.body == b"1" and len(world.bodies) < 3 else 204))  # type: ignore[arg-type] # a transport with a mistake in it
+    world.queue.put(log_events(1, 2))
+    world.run(10.0)
+    assert world.queue.stats().delivered == 2
+    (said,) = world.of(Trouble)
+    assert (said.what, said.detail.partition(":")[0]) == ("an answer could not be dealt with", "TypeError")
 
 
 # -- anything

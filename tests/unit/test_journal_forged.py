@@ -58,6 +58,22 @@ CASES: dict[str, tuple[Callable[[], bytes], list[int], int]] = {
     ),
     "noise behind the outcomes": (lambda: segment(event(0), outcomes=b"\0\1\2" + DELIVERED), [0], 0),
     "a frame that claims more than there is": (lambda: segment(event(0), overlong()), [0], 0),
+    "a gap": (lambda: segment(event(0), event(2), event(3)), [0, 2, 3], 1),
+    "an event whose envelope was never defined": (
+        lambda: segment(event(0), fmt.frame(fmt.Kind.EVENT, 1, AT_S, 7, b'{"n":1}'), event(2)),
+        [0, 2],
+        1,
+    ),
+    "an envelope that is none": (
+        lambda: segment(event(0), fmt.frame(fmt.Kind.ENVELOPE, 1, AT_S, 5, b"[]"), event(1)),
+        [0, 1],
+        0,
+    ),
+    "an envelope that is none, behind a gap": (
+        lambda: segment(event(0), fmt.frame(fmt.Kind.ENVELOPE, 2, AT_S, 5, b"[]"), event(2)),
+        [0, 2],
+        1,
+    ),
     "an ordinal beyond what can be": (lambda: segment(event(0), event(1 << 20), event(1)), [0, 1], 0),
     "an ordinal beyond what can be, at the end": (lambda: segment(event(0), event(1 << 31)), [0], 0),
 }

@@ -55,6 +55,12 @@ def test_who_somebody_is_stays_masked_in_payload_answer_and_headers() -> None:
     assert masked["headers"] == {"Cookie": "****", "Accept": "x"}
     assert masked["answer"] == "no **** for ****"
     assert (masked["events"], masked["uuids"], masked["visitors"]) == ("k", "u", "****")
+    assert masked == {
+        "id": "a:0", "died": "1970-01-01 00:00:00Z",
+        "reason": "rejected", "status": 400, "answer": "no **** for ****",
+        "attempts": 1, "endpoint": "https://example.org/v1/events", "events": "k", "uuids": "u", "visitors": "****",
+        "verb": "POST", "headers": {"Cookie": "****", "Accept": "x"}, "shared": False, "payload": masked["payload"],
+    }  # fmt: skip
     plain = shown.letter_as_dict(letter, visitor_ids=True, with_payload=True)
     assert (plain["visitors"], plain["answer"]) == ("ada@example.org", "no ada@example.org for s3cret")
     assert plain["payload"].encode() == event.payload

@@ -168,9 +168,9 @@ class MemoryQueue(MemoryLanes):
                     break
                 self._working = True
                 try:
-                    self._take_in()
                     while not self._has_room(count, size):
-                        if not self._drop_one("overflow"):
+                        self._take_in()  # each time: others put meanwhile, and what they put is given up, too
+                        if not self._drop_one("overflow") and not self._inbox:
                             return False  # all of it is in flight
                 finally:
                     self._working = False

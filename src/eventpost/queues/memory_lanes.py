@@ -42,13 +42,17 @@ class Entry:
 
 
 class Lane:
-    """What waits for one endpoint.  A run is [serial of its first event, taken in at, events]: one for a stretch."""
+    """What waits for one endpoint.
+
+    A run is [serial of its first event when it came, taken in at, events left]: one for a stretch of events between
+    which none of another endpoint came.
+    """
 
     __slots__ = ("again", "fresh", "runs")
 
     def __init__(self) -> None:
         self.fresh: deque[Event] = deque()
-        self.runs: deque[list[float]] = deque()  # [serial of its first event, taken in at, events]: one a stretch
+        self.runs: deque[list[float]] = deque()
         self.again: deque[Entry] = deque()
 
 
@@ -125,7 +129,6 @@ class MemoryLanes:
         while count:
             run = lane.runs[0]
             part = min(count, int(run[2]))
-            run[0] += part
             run[2] -= part
             count -= part
             if not run[2]:

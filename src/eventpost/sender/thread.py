@@ -50,7 +50,8 @@ class SenderThread:
     Args:
         sender, queue, transport, clock: its parts.
         emit: takes every signal; must not raise.
-        on_start: called once per process, on the thread of the first event, before the thread starts.
+        on_start: called once per process, on the thread of the first event, before the thread starts, or before a
+            caller does its work.
         may_start: whether a thread may be started in this process by now; asked again at the next event.
     """
 
@@ -119,9 +120,7 @@ class SenderThread:
             if not self._may_start():
                 self._quotas = {}
                 return
-            if not self._started:
-                self._started = True
-                self._on_start()
+            self._begin()
             make_ready: Callable[[], None] | None = getattr(self._transport, "make_ready", None)
             if make_ready is not None:
                 make_ready()
@@ -133,6 +132,11 @@ class SenderThread:
             self._quotas = {}
         finally:
             self._start_lock.release()
+
+    def _begin(self) -> None:
+        if not self._started:
+            self._started = True
+            self._on_start()
 
     @property
     def on_own_thread(self) -> bool:
@@ -256,7 +260,7 @@ class SenderThread:
             pause(POLL_FIRST_S)
             return
         try:
-            self._started = True
+            self._begin()
             self.sender.end_by = end_by
             wanted_s = self.sender.step(self._transport.wait(0.0))
             completions = self._transport.wait(max(0.0, min(timeout_s, wanted_s)))

@@ -144,6 +144,25 @@ class QueueContract:
             assert len(queue.claim(LANE, 10, 1)) == 1
             assert 1 <= len(queue.claim(LANE, 10, 1500)) <= 2
 
+    def test_what_was_given_back_is_part_of_a_claims_limits(self) -> None:
+        """By events and by bytes, together with what was never claimed."""
+        with self.a_queue() as queue:
+            queue.put([make_event(number, size=1000) for number in range(6)])
+            queue.release(queue.claim(LANE, 2, EVERYTHING))
+            leases = queue.claim(LANE, 3, EVERYTHING)
+            assert [number_of(lease) for lease in leases] == [0, 1, 2]
+            queue.release(leases)
+            assert [number_of(lease) for lease in queue.claim(LANE, 10, 1500)] == [0, 1]
+            assert [number_of(lease) for lease in queue.claim(LANE, 10, 1500)] == [2, 3]
+            assert [number_of(lease) for lease in queue.claim(LANE, 10, 1)] == [4]
+
+    def test_a_claim_ends_where_what_was_given_back_reaches_its_bytes(self) -> None:
+        """To the byte: what was never claimed waits then."""
+        with self.a_queue() as queue:
+            queue.put([make_event(number, size=1000) for number in range(3)])
+            queue.release(queue.claim(LANE, 1, EVERYTHING))
+            assert [number_of(lease) for lease in queue.claim(LANE, 10, len(make_event(0, size=1000).payload))] == [0]
+
     def test_an_event_is_leased_once(self) -> None:
         """What is in flight is not claimed again while its lease lives."""
         with self.a_queue() as queue:
@@ -187,6 +206,7 @@ class QueueContract:
             queue.put([make_event(1)])
             queue.release(queue.claim(LANE, 1, EVERYTHING))
             assert queue.stats().queued == 1
+            assert queue.pending(LANE) == 1
             (lease,) = queue.claim(LANE, 1, EVERYTHING)
             assert (number_of(lease), lease.attempts) == (1, 2)
 

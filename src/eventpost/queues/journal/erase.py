@@ -256,13 +256,14 @@ def carry_out(folder: Folder, file: str, places: Sequence[Place], parked: Mappin
 
     ``parked``: which events have dead letters that were never noted, by segment: these are dead, not purged.
     """
-    done, disk = Done(), folder.disk
+    done, disk, (part, _, name) = Done(), folder.disk, file.partition("/")
     with reach(folder, file) as (fd, holder):
         if holder:
             return holder
-        settled, noted = b"", frozenset(parked.get(file.partition("/")[2], ()))
+        # Of events only: a segment of letters that was begun in the same millisecond has the same name.
+        settled, noted = b"", frozenset(parked.get(name, ()) if part == "segments" else ())
         header: fmt.Header | None = None
-        if not file.startswith("bad/"):
+        if part != "bad":
             with suppress(fmt.BadHeader):  # then it holds records of nothing: bytes like those in bad/
                 header = read_header(disk, fd)
                 settled = disk.read(fd, header.events_max, header.outcomes_at)

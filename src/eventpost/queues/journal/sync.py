@@ -76,7 +76,7 @@ class Syncs:
     def _sync(self, writer: SegmentWriter) -> bool:
         with self.lock:  # end and count of one moment
             end, count = writer.end, writer.count
-        me, synced = get_ident(), False
+        me = get_ident()
         outermost = me not in self._syncing
         try:
             self._syncing.add(me)
