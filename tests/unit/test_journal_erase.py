@@ -262,3 +262,26 @@ def test_an_outcome_is_stored_once_more_before_the_bytes_go(folder: Folder) -> N
     erase.erase(disk, fd, Place(at[0], 0), None)
     assert writes == [fmt.PAGE_BYTES + 2, at[2], at[1], at[0]]
     disk.close(fd)
+
+
+def test_a_record_that_has_no_outcome_stores_none(folder: Folder) -> None:
+    """A forged one, of one event more than there can be: behind the outcomes lies the first record."""
+    file = segment(folder, events=1)
+    path = Path(folder.path, file)
+    at = path.stat().st_size
+    path.write_bytes(path.read_bytes() + fmt.frame(Kind.EVENT, fmt.PAGE_BYTES, AT_S, 0, PAYLOAD))
+    writes: list[int] = []
+
+    class Watched(Disk):
+        def write(self, fd: int, data: bytes, at: int) -> None:
+            writes.append(at)
+            super().write(fd, data, at)
+
+    disk = Watched()
+    fd = disk.open(str(path))
+    header = erase.read_header(disk, fd)
+    assert header.events_max == fmt.PAGE_BYTES
+    assert disk.read(fd, 1, header.records_at) != b"\0"
+    erase.erase(disk, fd, Place(at, fmt.PAGE_BYTES), header)
+    disk.close(fd)
+    assert writes == [at]

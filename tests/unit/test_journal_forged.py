@@ -177,3 +177,22 @@ def test_room_is_made_by_what_others_have_delivered_too(tmp_path: Path) -> None:
     assert stats.accepted == 230 == stats.delivered + stats.queued + sum(stats.dropped.values())
     queue.close()
     assert inspect.folder_status(tmp_path).closes
+
+
+def test_of_a_damaged_end_no_more_is_set_aside_than_there_was(tmp_path: Path) -> None:
+    """A seal whose writer could not cut the file: what lies behind it is nobody's."""
+    before, last = segment(event(0)), bytearray(event(1))
+    last[fmt.FRAME_HEAD_BYTES] ^= 1
+    end = len(before) + len(last)
+    data = segment(event(0), bytes(last), seal=(2, end))
+    (tmp_path / "segments").mkdir()
+    (tmp_path / "segments" / NAME).write_bytes(data + b"behind" * 1000)
+    queue, heard = JournalQueue(tmp_path, adopt="always"), list[Signal]()
+    queue.emit = heard.append
+    queue.scan()
+    assert [lease.event.payload for lease in queue.claim(URL, 9, 1 << 20)] == [b'{"n":0}']
+    (said,) = [one for one in heard if isinstance(one, Damaged)]
+    assert (said.at_byte, said.length_bytes) == (len(before), len(last))
+    assert Path(said.path).read_bytes() == last
+    assert queue.stats().dropped == {"damaged": 1}
+    queue.close()

@@ -110,6 +110,27 @@ def test_a_network_file_system(folder: Path, kind: str, monkeypatch: pytest.Monk
     queue.close()
 
 
+def test_who_looks_at_a_journal_need_not_say_that_its_file_system_will_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever put events there has said so: the commands work on them."""
+    JournalQueue(folder).close()
+    monkeypatch.setattr(folder_module, "file_system_of", lambda _path: "nfs4")
+    assert folder_module.open_folder(folder).path == os.path.realpath(folder)
+
+
+@pytest.mark.parametrize("part", ["segments", "dead", "bad", "writers"])
+def test_a_part_that_is_a_link(folder: Path, part: str) -> None:
+    """It is named, and what to do; nothing is made behind it."""
+    (folder / "elsewhere").mkdir()
+    (folder / part).symlink_to(folder / "elsewhere")
+    with pytest.raises(JournalUnusable) as refused:
+        JournalQueue(folder)
+    said = "is a symbolic link, which is not followed; look who made it, and remove it"
+    assert str(refused.value) == f"{os.path.realpath(folder)}: {os.path.realpath(folder)}/{part} {said}"
+    assert list((folder / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
 def test_a_file_system_without_locks(folder: Path, number: int) -> None:
     """``flock`` that fails is noticed at once, not at the first event; nothing is left behind."""
