@@ -11,11 +11,13 @@ from tests.support import ALL, URL, HookedDisk, closes, drain, event
 
 from eventpost.errors import QueueUnavailable
 from eventpost.queues.journal import JournalQueue, dead, filesystem, inspect
+from eventpost.queues.journal import disk as disk_module
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.filesystem import NETWORK_FS, file_system_of
 from eventpost.queues.journal.folder import Folder, open_folder
 from eventpost.queues.journal.format import Outcome
 from eventpost.queues.journal.probe import why_full_or_gone
+from eventpost.sender.primitives import is_mine
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Damaged, Dropped, Signal, Trouble
 
@@ -378,3 +380,68 @@ def test_the_network_file_systems_that_are_met_most() -> None:
     """By the names that Linux gives them; a local disk's is none."""
     assert {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "glusterfs", "fuse.sshfs"} <= NETWORK_FS
     assert not {"ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs"} & NETWORK_FS
+
+
+def test_an_observer_hears_of_damage_under_no_lock(tmp_path: Path, disk: HookedDisk) -> None:
+    """Also where a signal handler's put comes in between: an observer may wait for anybody.  It hears where it was."""
+    writer = JournalQueue(tmp_path)
+    writer.put([event(0), event(1), event(2)])
+    writer.close()
+    (path,) = (tmp_path / "segments").iterdir()
+    at = path.read_bytes().index(event(1).payload) - fmt.FRAME_HEAD_BYTES
+    length = path.read_bytes().index(event(2).payload) - fmt.FRAME_HEAD_BYTES - at
+    spoil(tmp_path, b'{"n":1')
+    queue, heard = JournalQueue(tmp_path, disk=disk), list[tuple[Signal, bool]]()
+    queue.scan()
+    queue.emit = lambda signal: heard.append((signal, is_mine(queue._claims.lock) or is_mine(queue._store.lock)))
+
+    def handler(looked_at: str) -> None:
+        if looked_at.endswith("/bad"):  # what was damaged is set aside there, under the claims' lock
+            disk.hooks.clear()
+            queue.put([event(3)])
+            interrupted.append(is_mine(queue._claims.lock))
+
+    interrupted: list[bool] = []
+    disk.hooks["names"] = handler
+    assert drain(queue) == [0, 2, 3]
+    assert interrupted == [True]
+    ((said, locked),) = heard
+    assert isinstance(said, Damaged)
+    assert (said.path, said.at_byte, said.length_bytes) == (f"{tmp_path}/bad/{path.name}-{at}.bad", at, length)
+    assert not locked
+    queue.close()
+
+
+def test_a_close_over_the_count_is_done_when_that_ends(tmp_path: Path, disk: HookedDisk) -> None:
+    """A signal handler's, where a file is being opened: it can't be done there, and is not forgotten."""
+    queue = JournalQueue(tmp_path, disk=disk)
+    queue.put([event(0), event(1)])
+    queue.bury(queue.claim(URL, 1, ALL), "rejected")
+
+    def handler(*_: object, **__: object) -> None:
+        disk.hooks.clear()
+        with disk_module._opening:
+            queue.close()
+
+    disk.hooks["open"] = handler
+    assert closes(queue.stats())
+    other = JournalQueue(tmp_path, adopt="always")
+    other.scan()
+    assert drain(other) == [1]
+    other.close()
+
+
+def test_nothing_to_bury_leaves_no_trace(tmp_path: Path) -> None:
+    """Leases that were settled meanwhile: no letter, and nobody becomes a writer for it."""
+    writer = JournalQueue(tmp_path)
+    writer.put([event(0)])
+    writer.close()
+    queue = JournalQueue(tmp_path, adopt="always")
+    queue.scan()
+    leases = queue.claim(URL, 1, ALL)
+    queue.ack(leases)
+    before = sorted(os.listdir(tmp_path / "writers"))
+    queue.bury(leases, "rejected")
+    assert sorted(os.listdir(tmp_path / "writers")) == before
+    assert (queue.stats().dead, queue.stats().delivered) == (0, 1)
+    queue.close()

@@ -1,5 +1,6 @@
 """What a purge finds in a folder whose files are not all as they should be, and what it says of it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 
 from eventpost.event import Envelope, Event
-from eventpost.queues.journal import JournalQueue, erase
+from eventpost.queues.journal import Disk, JournalQueue, dead, erase
 from eventpost.queues.journal import format as fmt
-from eventpost.queues.journal.erase import Place
+from eventpost.queues.journal import purge as purge_module
+from eventpost.queues.journal.erase import Place, Places
+from eventpost.queues.journal.folder import Folder
+from eventpost.queues.journal.format import Kind
 from eventpost.queues.journal.purge import purge
+from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Signal
 
 URL = "http://127.0.0.1:9/v1/events"
@@ -64,7 +69,7 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
         (f"segments/{newer}", 0), ("segments/0000000000002-1.aa-000000.seg", 0),
     ]  # fmt: skip
     assert result.left[0].why.endswith("this release reads up to 1; a newer release can look into it")
-    assert result.left[1].why.startswith("it cannot be read or changed: ")
+    assert result.left[1].why == "it cannot be read or changed: not a regular file"
     assert holding(tmp_path) == [".0000000000003-1.aa-000000.seg.tmp"]
     assert seen[-1] == (5, 5)
     assert not (tmp_path / "purge.json").exists()
@@ -128,4 +133,87 @@ def test_who_adopts_a_segment_erases_before_it_reads(tmp_path: Path) -> None:
     stats = queue.stats()
     assert (stats.accepted, stats.in_flight, stats.dropped) == (3, 2, {"purged": 1})
     assert holding(tmp_path) == []
+    queue.close()
+
+
+def test_of_a_letter_stays_why_it_died(tmp_path: Path) -> None:
+    """Reason, status, attempts, and which event it was: none of it says who; the answer and the event go."""
+    (path,) = [one for one in left(tmp_path, body(ALICE), bury=1) if one.parent.name == "dead"]
+    assert purge(tmp_path, ALICE, timeout_s=0.0).dead == 1
+    data = path.read_bytes()
+    frames = [frame for _, frame, _ in dead.walk(data, fmt.decode_header(data[: fmt.PAGE_BYTES]).records_at)]
+    ((meta, payload),) = [fmt.decode_dead(one.payload) for one in frames if one is not None and one.kind == Kind.DEAD]
+    (segment,) = (tmp_path / "segments").iterdir()
+    assert meta == {"reason": "rejected", "status": 0, "attempts": 1, "origin": f"{segment.name}:0"}
+    assert payload.strip(b"\0") == b""
+
+
+def test_a_note_is_bounded_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files hold the visitor: the rest is looked for once the first are done, and nothing is left."""
+    for _ in range(5):
+        left(tmp_path, body(ALICE))
+    noted: list[int] = []
+    write_note = erase.write_note
+
+    def write(folder: Folder, places: Places) -> None:
+        noted.append(sum(map(len, places.values())))
+        write_note(folder, places)
+
+    monkeypatch.setattr(purge_module, "_PLACES_MAX", 2)
+    monkeypatch.setattr(erase, "write_note", write)
+    result = purge(tmp_path, ALICE, timeout_s=0.0)
+    assert (result.queued, result.left, holding(tmp_path)) == (5, [], [])
+    assert noted == [2, 2, 1, 0]
+
+
+def test_what_looks_damaged_where_somebody_writes_hides_nothing(tmp_path: Path) -> None:
+    """It may be half of a store, so it is passed over and not counted; what stands behind it is found."""
+    queue = JournalQueue(tmp_path)
+    queue.sends = False
+    queue.put([body("bob"), body("carol"), body(ALICE)])
+    (path,) = (tmp_path / "segments").iterdir()
+    with path.open("r+b") as file:  # in place: it is mapped
+        file.seek(path.read_bytes().index(b"carol"))
+        file.write(b"C")
+    result = purge(tmp_path, ALICE, timeout_s=0.0)
+    assert (result.queued, result.damaged, result.unreadable, result.left) == (1, 0, 0, [])
+    assert holding(tmp_path) == []
+    queue.close()
+
+
+def test_what_was_there_when_it_began_is_found_whatever_the_time(tmp_path: Path) -> None:
+    """The clock was put back since: what seems to be of the future is the visitor's all the same."""
+    left(tmp_path, body(ALICE), body("bob"))
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=ManualClock(epoch_s=1000.0)).queued == 1
+    assert holding(tmp_path) == []
+
+
+def test_a_segment_that_may_only_be_read_is_left_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the disk's word; the others are erased."""
+    (mine,) = left(tmp_path, body(ALICE))
+    left(tmp_path, body(ALICE))
+    opens = Disk.open
+
+    def refuses(disk: Disk, path: str, *, write: bool = True) -> int:
+        if write and path == str(mine):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opens(disk, path, write=write)
+
+    monkeypatch.setattr(Disk, "open", refuses)
+    result = purge(tmp_path, ALICE, timeout_s=0.0)
+    assert [(one.file, one.places) for one in result.left] == [(f"segments/{mine.name}", 1)]
+    assert result.left[0].why.startswith("it cannot be read or changed: Permission denied ")
+    assert (result.queued, holding(tmp_path)) == (1, [mine.name])
+
+
+def test_what_its_holder_did_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who asked, place for place: one event dropped, one that others share cut, on the holder's side too."""
+    queue = JournalQueue(tmp_path)
+    queue.put([body(ALICE), body("bob"), body(ALICE, "bob")])
+    monkeypatch.setattr(purge_module, "pause", lambda _: queue.recalled())
+    result = purge(tmp_path, ALICE)
+    assert (result.queued, result.cut, result.erased, result.dead, result.left) == (1, 1, 0, 0, [])
+    assert holding(tmp_path) == []
+    stats = queue.stats()
+    assert (stats.accepted, stats.queued, stats.dropped) == (3, 2, {"purged": 1})
     queue.close()

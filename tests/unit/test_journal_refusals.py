@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,3 +144,18 @@ def test_a_file_system_without_locks(folder: Path, number: int) -> None:
     with pytest.raises(JournalUnusable, match=rf"{os.strerror(number)}.*file locks.*local disk"):
         JournalQueue(folder, disk=disk)
     assert [path.name for path in folder.rglob("*") if not path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bytes_max", 1), ("segment_bytes_max", 1), ("block_timeout_s", -1), ("sync_interval_s", -1),
+        ("scan_interval_s", 0), ("dead_bytes_max", 0), ("dead_age_max_s", -1),
+    ],
+)  # fmt: skip
+def test_an_argument_out_of_its_range(folder: Path, name: str, value: int) -> None:
+    """Which one, and what it was; nothing is made for it."""
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=rf"^{name}={value}: must be at least "):
+        JournalQueue(folder, **options)
+    assert os.listdir(folder) == []
