@@ -37,7 +37,7 @@ def test_the_oldest_client_keeps_the_contract(request: pytest.FixtureRequest, na
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", TESTS[name], *files],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout
 
 
@@ -61,5 +61,5 @@ def test_the_oldest_redis_client_keeps_the_contract(request: pytest.FixtureReque
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout

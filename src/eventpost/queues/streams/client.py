@@ -118,7 +118,14 @@ class _Unix(UnixDomainSocketConnection):
     until = 0.0
 
     def _connect(self) -> Any:
-        return Timed(super()._connect(), self.until)  # type: ignore[no-untyped-call]
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(max(_LEAST_S, self.until - monotonic()))
+            sock.connect(self.path)
+        except BaseException:
+            sock.close()  # redis-py 5.0 would leave it open
+            raise
+        return Timed(sock, self.until)
 
 
 @dataclass(frozen=True, slots=True)
