@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from proof.fuzz_segments import NAME
 from tests.support import URL, drain, event, number_of
 from tests.unit import test_journal_forged as forged
 from tests.unit.test_journal_segments import adopt, left_by_a_dead_writer
@@ -127,7 +128,7 @@ def test_damage_is_named_as_long_as_something_waits_behind_it(tmp_path: Path, *,
     whole = forged.segment(forged.event(0), bytes(broken))
     outcomes = forged.DELIVERED + (b"\0" if waits else forged.DELIVERED)
     data = forged.segment(forged.event(0), bytes(broken), seal=(2, len(whole)), outcomes=outcomes)
-    (tmp_path / "j/segments" / forged.NAME).write_bytes(data)
+    (tmp_path / "j/segments" / NAME).write_bytes(data)
     damaged = {one.at_byte for one in inspect.verify(tmp_path / "j") if one.kind == "damaged"}
     assert (len(whole) - len(broken) in damaged) is waits
     assert waits or not damaged
@@ -138,7 +139,7 @@ def test_verify_names_an_event_without_its_envelope(tmp_path: Path) -> None:
     JournalQueue(tmp_path / "j").close()
     whole = forged.segment(forged.event(0))
     lost = fmt.frame(fmt.Kind.EVENT, 1, forged.AT_S, 7, b'{"n":1}')
-    path = tmp_path / "j/segments" / forged.NAME
+    path = tmp_path / "j/segments" / NAME
     path.write_bytes(whole + lost)
     assert inspect.verify(tmp_path / "j") == [
         inspect.Finding(str(path), "damaged", len(whole), len(b'{"n":1}'), "its envelope is missing")

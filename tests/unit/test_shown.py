@@ -76,9 +76,11 @@ def test_one_visitor_of_a_shared_request_is_shown_like_a_batch() -> None:
 
 def test_what_names_things_is_shown_where_an_id_is_the_same_word() -> None:
     """Somebody's id may be "main": a revision or a client of that name is nobody, and its attribute is somebody."""
-    named = dict.fromkeys(sorted(shown.NAMES), "main")
-    for name in ("key", "revision", "client_name", "client_version", "flag_key"):
-        assert name in named
+    names = (
+        "key", "uuid", "type", "entity_id", "account_id", "project_id", "revision", "client_name", "client_version",
+        "campaign_id", "experiment_id", "variation_id", "rule_key", "rule_type", "flag_key", "variation_key",
+    )  # fmt: skip
+    named = dict.fromkeys(names, "main")
     body = {"visitor_id": "main", **named, "attributes": [{"value": "main"}]}
     assert shown.payload(whole(body), visitor_ids=False) == {
         "visitor_id": "****", **named, "attributes": [{"value": "****"}]
