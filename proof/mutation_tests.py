@@ -17,7 +17,7 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "
                   "unit/test_journal_forged", "unit/test_journal_format", "unit/test_journal_hands",
                   "unit/test_journal_inspect", "unit/test_journal_notes", "unit/test_journal_presence",
                   "unit/test_journal_purge", "unit/test_journal_refusals", "unit/test_journal_repair",
-                  "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_shown",
+                  "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_store",
                   "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_visitors",
                   "unit/test_journal_writer", "simulation/test_journal_model", "simulation/test_purge",
                   "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
@@ -29,7 +29,8 @@ SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "uni
                  "simulation/test_whole_system")  # fmt: skip
 MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
                  "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
-TESTS: Final = {"queues/journal/*": JOURNAL, "queues/*": MEMORY, "sender/*": SENDER}
+SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
+TESTS: Final = {"queues/journal/*": JOURNAL, "queues/shown.py": SHOWN, "queues/*": MEMORY, "sender/*": SENDER}
 """Which files of tests judge a module; the first row that fits."""
 UNSEEN: Final = ("sender/thread.py", "sender/primitives.py")
 """They run on threads that no tracer sees: any test that loads them may be the one that notices."""

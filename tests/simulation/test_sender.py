@@ -318,6 +318,42 @@ def test_missing_answers_do_not_make_a_5xx_the_last() -> None:
     assert next(outcomes, None) is None
 
 
+def test_an_event_that_failed_alone_takes_no_others_along_again() -> None:
+    """One that never gets an answer has found its place once: whoever comes later waits for no timeout of its."""
+    never = TransportError("timeout", "")
+    world = World(lambda request: never if 7 in numbers(request.body) else Response(204),
+                  policy=RetryPolicy(jitter=0.0, server_error_max=2))  # fmt: skip
+    world.queue.put(visitors(7))
+    for at in range(60):
+        world.queue.put([*visitors(1000 + at), *log_events(2000 + at)])
+        world.run(0.5)
+    tried = [numbers(body) for body in world.bodies if 7 in numbers(body)]
+    first_alone = tried.index([7])
+    assert tried[first_alone:] == [[7]] * (len(tried) - first_alone)
+    assert len(tried) - first_alone > 1
+
+
+def test_the_cause_of_a_split_is_told_with_its_status() -> None:
+    """Like that of any other retry."""
+    world = World(lambda _request: Response(503), policy=RetryPolicy(jitter=0.0, server_error_max=1))
+    world.queue.put(visitors(1, 2))
+    world.run(1.5)
+    retrying = world.of(Retrying)[0]
+    assert (retrying.events, retrying.reason, retrying.status) == (2, "http_503", 503)
+
+
+def test_a_refusal_between_failures_tells_that_the_endpoint_works() -> None:
+    """It is left alone after so many failures in a row, and an answer of another kind ends a row."""
+    policy = RetryPolicy(jitter=0.0, breaker_failures=2)
+    world = World(lambda request: Response(400 if request.body == b"2" else 503), policy=policy)
+    for number, left_alone in ((1, False), (2, False), (3, False), (4, True)):
+        world.queue.put(log_events(number))
+        world.step()
+        world.step()
+        assert bool(world.of(BreakerChanged)) is left_alone
+    assert world.bodies == [b"1", b"2", b"3", b"4"]
+
+
 def test_a_poison_event_is_found_also_when_nothing_else_comes() -> None:
     """The probes of the breaker, one event each, are the others that the endpoint takes."""
     world = World(lambda request: Response(500) if 37 in numbers(request.body) else Response(204))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from proof.fuzz_segments import NAME
 from tests.support import URL, drain, event, number_of
+from tests.unit import test_journal_forged as forged
 from tests.unit.test_journal_segments import adopt, left_by_a_dead_writer
 
 from eventpost.queues.journal import JournalQueue, dead, inspect
@@ -108,13 +111,62 @@ def test_verify_names_each_damage(tmp_path: Path) -> None:
     assert kinds == [("damaged", True), ("torn", False)]
 
 
+def test_verify_tells_how_far_it_is(tmp_path: Path) -> None:
+    """After each file, of all of them: segments and dead letters."""
+    mixed(tmp_path / "j").close()
+    told: list[tuple[int, int]] = []
+    inspect.verify(tmp_path / "j", progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_damage_is_named_as_long_as_something_waits_behind_it(tmp_path: Path, *, waits: bool) -> None:
+    """A record that does not hold, of an event that is settled, was counted: nobody needs to look at it any more."""
+    JournalQueue(tmp_path / "j").close()
+    broken = bytearray(forged.event(1))
+    broken[fmt.FRAME_HEAD_BYTES] ^= 1
+    whole = forged.segment(forged.event(0), bytes(broken))
+    outcomes = forged.DELIVERED + (b"\0" if waits else forged.DELIVERED)
+    data = forged.segment(forged.event(0), bytes(broken), seal=(2, len(whole)), outcomes=outcomes)
+    (tmp_path / "j/segments" / NAME).write_bytes(data)
+    damaged = {one.at_byte for one in inspect.verify(tmp_path / "j") if one.kind == "damaged"}
+    assert (len(whole) - len(broken) in damaged) is waits
+    assert waits or not damaged
+
+
+def test_verify_names_an_event_without_its_envelope(tmp_path: Path) -> None:
+    """Where it is, and how much cannot be sent."""
+    JournalQueue(tmp_path / "j").close()
+    whole = forged.segment(forged.event(0))
+    lost = fmt.frame(fmt.Kind.EVENT, 1, forged.AT_S, 7, b'{"n":1}')
+    path = tmp_path / "j/segments" / NAME
+    path.write_bytes(whole + lost)
+    assert inspect.verify(tmp_path / "j") == [
+        inspect.Finding(str(path), "damaged", len(whole), len(b'{"n":1}'), "its envelope is missing")
+    ]
+
+
+def test_what_needs_a_person_is_said_with_what_to_do(tmp_path: Path) -> None:
+    """Each thing once, with its number; nothing of a folder that is well."""
+    mixed(tmp_path / "j").close()
+    well = inspect.folder_status(tmp_path / "j")
+    assert inspect.needs_a_person(well) == []
+    ill = replace(well, accepted=11, newer=2, bad=1, trouble=["x.seg: no header"])
+    assert inspect.needs_a_person(ill) == [
+        "x.seg: no header",
+        "2 segments of a newer format: left alone; a newer release delivers them",
+        f"1 damaged place set aside in {tmp_path / 'j'}/bad: look at it, then remove it",
+        "the sum does not close: run `eventpost verify`",
+    ]
+
+
 @pytest.mark.parametrize(
-    "forged", [{"accepted": -5}, {"delivered": -1}, {"dropped": {"overflow": -1}}, {"accepted": (1 << 63) - 1}]
+    "totals", [{"accepted": -5}, {"delivered": -1}, {"dropped": {"overflow": -1}}, {"accepted": (1 << 63) - 1}]
 )
-def test_a_count_that_cannot_be_is_damage(tmp_path: Path, forged: dict[str, Any]) -> None:
+def test_a_count_that_cannot_be_is_damage(tmp_path: Path, totals: dict[str, Any]) -> None:
     """A total below zero, or beyond any number of events, is not believed: it is named, and nothing else suffers."""
     mixed(tmp_path / "j").close()
-    (tmp_path / "j/totals.json").write_bytes(orjson.dumps({"accepted": 7, **forged}))
+    (tmp_path / "j/totals.json").write_bytes(orjson.dumps({"accepted": 7, **totals}))
     status = inspect.folder_status(tmp_path / "j")
     assert (status.accepted, status.delivered, status.queued) == (10, 4, 3)
     assert status.dropped == {}

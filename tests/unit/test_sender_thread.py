@@ -118,6 +118,17 @@ def test_who_is_in_a_hurry_ends_lingering_and_waits_for_nothing() -> None:
     assert sending.thread.close()
 
 
+def test_a_put_right_after_a_hurry_wakes_nobody_again() -> None:
+    """The sender is awake by then, and looks before it sleeps."""
+    sending = Sending()
+    sending.thread._started = sending.thread._running = True
+    sending.thread.hurry()
+    assert sending.transport.wakes == 1
+    for urgent in (False, True):
+        sending.thread.notice(URL, urgent)
+    assert sending.transport.wakes == 1
+
+
 def test_where_no_thread_may_be_started_a_flush_does_the_work() -> None:
     """As if there were one: what is to happen first happens, once; a thread is started as soon as it may be."""
     may_start = False

@@ -9,6 +9,7 @@ from tests.support import ENVELOPE
 from eventpost.event import Envelope, Event
 from eventpost.queues import shown
 from eventpost.queues.journal.dead import DeadLetter
+from eventpost.queues.journal.tail import Seen
 
 WHOLE = Envelope("https://example.org/v1/events")
 
@@ -71,3 +72,52 @@ def test_one_visitor_of_a_shared_request_is_shown_like_a_batch() -> None:
     visitor = {"visitor_id": "v", "snapshots": [{"events": [{"key": "k", "uuid": "u"}, {"key": "l", "uuid": "w"}]}]}
     event = Event(ENVELOPE, json.dumps(visitor).encode())
     assert shown.summary(event, visitor_ids=True) == ("k, l", "u, w", "v")
+
+
+def test_what_names_things_is_shown_where_an_id_is_the_same_word() -> None:
+    """Somebody's id may be "main": a revision or a client of that name is nobody, and its attribute is somebody."""
+    names = (
+        "key", "uuid", "type", "entity_id", "account_id", "project_id", "revision", "client_name", "client_version",
+        "campaign_id", "experiment_id", "variation_id", "rule_key", "rule_type", "flag_key", "variation_key",
+    )  # fmt: skip
+    named = dict.fromkeys(names, "main")
+    body = {"visitor_id": "main", **named, "attributes": [{"value": "main"}]}
+    assert shown.payload(whole(body), visitor_ids=False) == {
+        "visitor_id": "****", **named, "attributes": [{"value": "****"}]
+    }  # fmt: skip
+
+
+def test_each_visitors_id_is_masked_wherever_it_is_repeated() -> None:
+    """Of all visitors in a payload, whichever comes first."""
+    visitors = [{"visitor_id": name, "session_id": f"{name}-1"} for name in ("ada", "ben", "cem")]
+    found = shown.payload(
+        whole({"visitors": visitors, "tags": ["by ada", "ben-1", "for cem", "none"]}), visitor_ids=False
+    )
+    assert found["tags"] == ["by ****", "****", "for ****", "none"]
+
+
+def test_objects_that_are_nested_without_end_are_not_walked_through() -> None:
+    """Like lists: a hundred levels are more than make sense."""
+    for levels, is_shown in ((90, True), (150, False)):
+        deep = Event(WHOLE, b'{"a":' * levels + b"1" + b"}" * levels)
+        assert isinstance(shown.payload(deep, visitor_ids=False), dict) is is_shown
+
+
+def test_an_answer_does_not_quote_what_a_get_asked() -> None:
+    """Its payload is a query, and no JSON."""
+    event = Event(WHOLE._replace(verb="GET"), b"u=ada%40example.org&n=page_view")
+    letter = DeadLetter("a:0", event, "rejected", 400, "ada@example.org has no page_view", 0, 1)
+    assert shown.answer(letter, visitor_ids=False) == "**** has no ****"
+    assert shown.answer(letter, visitor_ids=True) == letter.answer
+
+
+def test_a_stored_events_line_tells_what_is_in_it() -> None:
+    """Its keys and uuids; its visitors only to who asked for them."""
+    visitor = {"visitor_id": "ada", "snapshots": [{"events": [{"key": "k", "uuid": "u"}]}]}
+    seen = Seen("a:0", whole({"visitors": [visitor]}), 0, "queued")
+    line = {
+        "id": "a:0", "at": "1970-01-01 00:00:00Z", "state": "queued", "endpoint": WHOLE.url,
+        "events": "k", "uuids": "u", "visitors": "****",
+    }  # fmt: skip
+    assert shown.seen_as_dict(seen, visitor_ids=False) == line
+    assert shown.seen_as_dict(seen, visitor_ids=True) == {**line, "visitors": "ada"}
