@@ -57,6 +57,7 @@ def test_a_user_with_few_rights_over_a_socket_of_the_system(tmp_path: Path) -> N
         fleet = Fleet(f"unix://post:pw@{path}", name="acl")
         assert fleet.status().closes
         assert fleet.discard_dead(None) == 1
+        fleet.close()
         queue.close()
         with pytest.raises(RedisUnusable, match="NOPERM"):
             RedisStreamsQueue(f"unix://{path}", name="acl", username="poor", password="pw")

@@ -155,7 +155,11 @@ class RedisStreamsQueue:
             settling=self._settling, timeout_s=timeout_s,
         )  # fmt: skip
         self._start_from_zero()
-        self._server.first_look(monotonic() + timeout_s)
+        try:
+            self._server.first_look(monotonic() + timeout_s)
+        except BaseException:
+            self._route.close()
+            raise
         self._say()
 
     def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
