@@ -2,7 +2,7 @@
 
 Each mutant of ``queues/`` and ``sender/`` (``mutants`` makes them) is judged by the tests that run its lines, quickest
 first, until one fails (``mutation_judge``).  Who survives is a test that is missing, or says the same as the original;
-the latter are explained in ``proof/survivors.txt``, each with its reason, and are not judged; any other survivor fails
+the latter are explained in ``proof/survivors/``, a file for each module, and are not judged; any other survivor fails
 the run, unless ``--unexplained`` allows so many.
 
 All of them take hours.  So they come in an order drawn from a seed, as many as the time allows: a sample, whose
@@ -34,7 +34,7 @@ from .mutants import PACKAGE, Mutant, modules, mutants_of
 from .mutation_tests import Touched, cover, files_of, hash_of, judging, row_of, rows
 from .record import ROOT, Figures
 
-EXPLAINED: Final = ROOT / "proof" / "survivors.txt"
+EXPLAINED: Final = ROOT / "proof" / "survivors"
 TIMEOUT_LEAST_S: Final = 10.0
 NOT_A_VERDICT: Final = (4, 5)
 """Exit codes of pytest: it was called wrongly, or found no tests."""
@@ -121,6 +121,11 @@ class Kept:
             self.verdicts[mutant.key] = verdict
 
 
+def explanations() -> str:
+    """Return what stands in all files of explanations."""
+    return "\n\n".join(path.read_text(encoding="utf-8") for path in sorted(EXPLAINED.rglob("*.txt")))
+
+
 def explained(text: str) -> dict[tuple[str, str, str, str], str]:
     """Return the reason for each mutant that need not be killed.  Raises ValueError for a block without one.
 
@@ -149,10 +154,10 @@ def run(arguments: argparse.Namespace) -> Figures:
     """Judge as many as the time allows; raises SystemExit for a survivor that nobody has explained."""
     chosen = [name for name in modules() if any(fnmatch(name, glob) for glob in arguments.module or ["*"])]
     everyone = [mutant for module in chosen for mutant in mutants_of(module)]
-    reasons = explained(EXPLAINED.read_text(encoding="utf-8"))
+    reasons = explained(explanations())
     gone = [key for key in reasons if key[0] in chosen and key not in {mutant.key for mutant in everyone}]
     if gone:
-        raise SystemExit(f"survivors.txt explains what is no mutant any more: {gone}")
+        raise SystemExit(f"proof/survivors explains what is no mutant any more: {gone}")
     kept = Kept(arguments.work, afresh=arguments.afresh, patience_s=arguments.patience)
     order = sorted(everyone, key=lambda mutant: drawn(mutant, arguments.seed))
     for key in reasons:  # whether a test notices all the same is not worth its time

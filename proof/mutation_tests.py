@@ -30,11 +30,13 @@ SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "uni
 MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
                  "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
 SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
+PLACE: Final = ("unit/test_place",)
 STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
                   "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
 SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model")
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
-                "queues/shown.py": SHOWN, "queues/*": MEMORY, "sender/*": SENDER}  # fmt: skip
+                "queues/shown.py": SHOWN, "queues/place.py": PLACE, "queues/view.py": PLACE, "queues/*": MEMORY,
+                "sender/*": SENDER}  # fmt: skip
 """Which files of tests judge a module; the first row that fits."""
 UNSEEN: Final = ("sender/thread.py", "sender/primitives.py")
 """They run on threads that no tracer sees: any test that loads them may be the one that notices."""

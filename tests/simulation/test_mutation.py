@@ -89,7 +89,7 @@ def test_an_explanation_names_its_mutants_and_its_reason() -> None:
 
 def test_no_explanation_is_stale() -> None:
     """What it shows still stands in its module; a run checks that it is a mutant, too."""
-    reasons = mutation.explained(mutation.EXPLAINED.read_text())
+    reasons = mutation.explained(mutation.explanations())
     lines = {module: {line.strip() for line in (PACKAGE / module).read_text().splitlines()} for module, *_ in reasons}
     assert [key for key in reasons if not set(key[2].split("\n")) <= lines[key[0]]] == []
 
@@ -112,7 +112,7 @@ def test_who_survives_fails_the_run_until_it_is_explained(tmp_path: Path, monkey
     ]
     monkeypatch.setattr(mutation_tests, "TESTS", {"sender/*": ("unit/test_breaker",)})
     monkeypatch.setattr(mutation, "mutants_of", lambda module: some)
-    monkeypatch.setattr(mutation, "EXPLAINED", tmp_path / "survivors.txt")
+    monkeypatch.setattr(mutation, "EXPLAINED", tmp_path)
     monkeypatch.setattr(mutation, "TIMEOUT_LEAST_S", 3.0)
     (tmp_path / "survivors.txt").write_text("")
 
