@@ -24,7 +24,9 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "
                   "crash/test_journal_folder", "crash/test_journal_interrupted", "crash/test_purge",
                   "crash/test_disk_matrix")  # fmt: skip
 SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "unit/test_in_flight", "unit/test_lane",
-                 "unit/test_retry", "unit/test_sender_thread", "unit/test_settlement", "unit/test_primitives",
+                 "unit/test_retry", "unit/test_sender_answers", "unit/test_sender_callers", "unit/test_sender_flushes",
+                 "unit/test_sender_life", "unit/test_sender_listeners", "unit/test_sender_rounds",
+                 "unit/test_sender_thread", "unit/test_sender_waking", "unit/test_settlement", "unit/test_primitives",
                  "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender",
                  "simulation/test_whole_system")  # fmt: skip
 MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
