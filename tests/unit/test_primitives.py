@@ -1,15 +1,18 @@
 """Real locks, threads and waits, whatever is monkey-patched."""
 
+import _thread
 import importlib.util
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from eventpost.sender.primitives import Event, original, original_module
+from eventpost.sender import primitives
+from eventpost.sender.primitives import Event, is_mine, original, original_module, pause
 from support import missing
 
 UNDER_GEVENT = """
@@ -54,6 +57,68 @@ def test_unpatched_they_are_the_interpreters_own() -> None:
     assert original_module("time").monotonic is time.monotonic
     with pytest.raises(AttributeError):
         original("time", "no_such_name")
+
+
+def test_unpatched_all_of_them_are_the_interpreters_own() -> None:
+    """Locks, threads, waits, and how long the longest may be."""
+    assert primitives.Lock is _thread.allocate_lock
+    assert primitives.RLock is _thread.RLock
+    assert primitives.get_ident is _thread.get_ident
+    assert primitives.start_new_thread is _thread.start_new_thread
+    assert primitives.real_sleep is time.sleep
+    assert primitives.FOREVER_S == threading.TIMEOUT_MAX
+
+
+def test_gevent_is_asked_for_what_it_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is loaded: it knows whether it patched anything."""
+    monkeypatch.setitem(sys.modules, "gevent.monkey", SimpleNamespace(get_original=lambda *what: what))
+    assert original("time", "sleep") == ("time", "sleep")
+    assert original_module("select").epoll == ("select", "epoll")
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_eventlet_is_asked_for_what_it_replaced_once_it_did(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded alone it changes nothing, and its copies of modules need not be made."""
+    asked: list[str] = []
+
+    def theirs(module: str) -> SimpleNamespace:
+        asked.append(module)
+        return SimpleNamespace(sleep="the real one")
+
+    monkeypatch.delitem(sys.modules, "gevent.monkey", raising=False)
+    patcher = SimpleNamespace(already_patched={"time": True} if patched else {}, original=theirs)
+    monkeypatch.setitem(sys.modules, "eventlet.patcher", patcher)
+    assert original("time", "sleep") == ("the real one" if patched else time.sleep)
+    assert asked == ["time"] * patched
+
+
+def test_a_pause_is_the_applications_own_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked up each time: the application may be patched after this was loaded."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    pause(0.25)
+    assert slept == [0.25]
+
+
+def test_a_thread_knows_which_lock_it_holds() -> None:
+    """And that another one's is not its own."""
+    lock, seen = primitives.RLock(), list[bool]()
+    assert is_mine(lock) is False
+    with lock:
+        assert is_mine(lock) is True
+        other = threading.Thread(target=lambda: seen.append(is_mine(lock)))
+        other.start()
+        other.join()
+    assert (seen, is_mine(lock)) == ([False], False)
+
+
+def test_time_that_is_over_is_no_wait() -> None:
+    """Also for whoever computes it from a deadline; and what is set is found set without a wait."""
+    flag = Event()
+    assert flag.wait(-1.0) is False
+    flag.set()
+    assert flag.wait(-1.0) is True
+    assert flag.is_set() is True
 
 
 def test_an_event_wakes_its_waiter_and_times_out() -> None:
