@@ -1,5 +1,7 @@
 """What the sender makes of one answer: what the queue is told, and what observers hear, in order."""
 
+from email.utils import formatdate
+
 import pytest
 
 from eventpost.sender.retry import RetryPolicy
@@ -91,6 +93,31 @@ def test_an_endpoint_that_asks_for_time_has_it() -> None:
             ("release", [b"1"], delay_s),
             Retrying(UP, 1, "http_503", delay_s, 503),
         ]
+
+
+def test_an_endpoint_may_name_the_time_of_day() -> None:
+    """It is compared with the clock's, not with this machine's."""
+    rounds = Rounds(policy=PATIENT)
+    rounds.put(*alone(b"1"))
+    at = formatdate(rounds.clock.time() + 9.0, usegmt=True)
+    assert answered(rounds, Response(429, retry_after=at))[0] == BreakerChanged(UP, "open", "http_429", 9.0)
+
+
+def test_a_probe_that_is_delivered_too_early_is_followed_by_another() -> None:
+    """While it was out, a late answer asked for more time: the endpoint is left alone until then."""
+    rounds = Rounds(policy=ONCE)
+    rounds.put(*alone(b"1", b"2", b"3"))
+    rounds.step()
+    rounds.answer(b"1", by=NO_ROUTE)
+    rounds.step()
+    rounds.after(1.25)
+    rounds.answer(b"2", by=Response(429, retry_after="8"))
+    rounds.answer(b"1")
+    rounds.step()
+    rounds.after(7.75)
+    assert rounds.out == [b"3"]
+    rounds.after(0.25)
+    assert rounds.out == [b"3", b"2"]
 
 
 def test_a_rate_limit_halves_what_may_be_out() -> None:
@@ -220,6 +247,18 @@ def test_an_event_that_cannot_be_set_aside_comes_back() -> None:
     _, trouble, *rest = answered(rounds, Response(400))
     assert isinstance(trouble, Trouble)
     assert rest == [("release", [b"1"], 0.625), Retrying(UP, 1, "http_400", 0.625, 400)]
+
+
+def test_refusals_in_a_row_count_from_the_last_delivery() -> None:
+    """Two are set aside, and the third tells that the endpoint refuses everything."""
+    rounds = Rounds(policy=RetryPolicy(refusals_in_a_row_max=2))
+    reasons: list[str] = []
+    for status in (400, 204, 400, 400, 400):
+        rounds.put(*alone(b"1"))
+        reasons += [
+            one.reason for one in answered(rounds, Response(status)) if isinstance(one, Buried | BreakerChanged)
+        ]
+    assert reasons == ["http_400"] * 3 + ["refuses_everything"]
 
 
 def test_a_refused_probe_is_no_probe_any_more() -> None:

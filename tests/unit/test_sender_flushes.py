@@ -4,7 +4,7 @@ import pytest
 
 from eventpost.sender.retry import RetryPolicy
 from eventpost.transports.protocol import Response, TransportError
-from sender_support import DOWN, UP, Rounds, alone, sharing
+from sender_support import DOWN, OTHER, UP, Rounds, alone, sharing
 
 ONCE = RetryPolicy(breaker_failures=1)
 NO_ROUTE = TransportError("connect", "")
@@ -43,6 +43,30 @@ def test_a_flush_waits_for_what_was_pending_and_not_for_what_came_later() -> Non
         rounds.answer()
         rounds.step()
     assert flush.done
+
+
+def test_a_flush_waits_for_what_was_in_the_queue_and_is_out_by_now() -> None:
+    """All that was out when it was asked for is settled, and as many others as were accepted by then."""
+    rounds = Rounds()
+    rounds.put(*alone(b"0"))
+    rounds.step()
+    rounds.answer()
+    rounds.put(*alone(b"1", b"2", b"3", b"4", b"5", b"6"))
+    rounds.step()
+    flush = rounds.flush()
+    assert (rounds.out, rounds.queue.pending(UP)) == ([b"1", b"2", b"3", b"4"], 2)
+    rounds.put(*alone(b"7", b"8", b"9", url=OTHER))
+    rounds.answer()
+    rounds.step()
+    rounds.answer(b"7", b"8")
+    rounds.step()
+    assert (rounds.out, flush.done) == ([b"5", b"6", b"9"], False)
+    rounds.answer(b"5")
+    rounds.step()
+    assert not flush.done
+    rounds.answer(b"6")
+    rounds.step()
+    assert (rounds.out, flush.done) == ([b"9"], True)
 
 
 def test_a_flush_waits_for_what_was_out_when_it_was_asked_for() -> None:

@@ -163,6 +163,19 @@ def test_a_sender_that_was_told_where_to_send_says_so_in_all_it_tells() -> None:
     ]
 
 
+def test_what_lingered_long_enough_goes_before_what_came_later() -> None:
+    """Also where there was no room when its time was over."""
+    rounds = Rounds(in_flight_max=1)
+    rounds.put(*alone(b"1"), *sharing(b"2"))
+    rounds.step()
+    rounds.after(1.0)
+    assert rounds.out == [b"1"]
+    rounds.put(*alone(b"3"))
+    rounds.answer()
+    rounds.step()
+    assert rounds.out == [b"[2]"]
+
+
 def test_endpoints_take_turns_to_be_first() -> None:
     """Where one request may be out in all, each of them has it in turn."""
     rounds = Rounds(in_flight_max=1)
@@ -223,6 +236,19 @@ def test_what_is_in_the_queue_and_has_no_room_is_a_backlog() -> None:
     rounds.step()
     rounds.put(*alone(*(b"%d" % number for number in range(10, 30))))
     rounds.step()
+    rounds.answer()
+    rounds.step()
+    assert len(rounds.out) == 8
+
+
+def test_one_event_that_waits_is_a_backlog() -> None:
+    """Not only two."""
+    rounds = Rounds()
+    rounds.put(*alone(b"1", b"2", b"3", b"4"))
+    rounds.step()
+    rounds.put(*alone(b"5"))
+    rounds.step()
+    rounds.put(*alone(*(b"%d" % number for number in range(10, 30))))
     rounds.answer()
     rounds.step()
     assert len(rounds.out) == 8
@@ -340,6 +366,16 @@ def test_a_probe_is_claimed_alone_where_nothing_waits() -> None:
         ("start", UP, b"0", 10.0, 1),
         ("tend",),
     ]
+
+
+def test_a_probe_that_might_share_does_not_linger() -> None:
+    """It is claimed and goes."""
+    rounds = Rounds(policy=ONCE)
+    down(rounds)
+    assert rounds.queue.claim(UP, 1, 1)  # by somebody else
+    rounds.put(*sharing(b"1", b"2"))
+    rounds.after(1.25)
+    assert rounds.out == [b"[1]"]
 
 
 def test_a_probe_whose_event_was_taken_over_is_none() -> None:

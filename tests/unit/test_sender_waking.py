@@ -56,6 +56,36 @@ def test_an_event_that_is_due_while_its_endpoint_is_busy_does_not_spin() -> None
     assert rounds.out == [b"2"]
 
 
+def test_an_endpoint_that_is_left_alone_is_asked_when_its_time_is_over() -> None:
+    """With what is in the queue; and every endpoint at its own time, whatever is out to another."""
+    rounds = Rounds(policy=ONCE)
+    for url, later_s in ((UP, 0.0), (DOWN, 0.5)):
+        rounds.put(*alone(b"1", url=url))
+        rounds.after(later_s)
+        rounds.answer(by=NO_ROUTE)
+        rounds.step()
+    assert rounds.step() == 0.75
+    assert rounds.after(0.75) == 0.5
+    assert len(rounds.out) == 1  # a probe
+    assert rounds.step() == 0.5
+    assert rounds.step() == 0.5
+    rounds.after(0.5)
+    assert len(rounds.out) == 2
+
+
+def test_a_probe_whose_time_is_just_over_waits_for_room_without_spinning() -> None:
+    """To the very moment: another request's end is what wakes the sender."""
+    rounds = Rounds(policy=ONCE, in_flight_max=1)
+    rounds.put(*alone(b"1"))
+    rounds.step()
+    rounds.answer(by=NO_ROUTE)
+    rounds.put(*alone(b"2", url=DOWN))
+    rounds.step()
+    assert rounds.out == [b"2"]
+    assert rounds.after(1.25) == 60.0 - 1.25
+    assert rounds.after(1.0) == 60.0 - 2.25
+
+
 def test_a_probe_that_is_due_and_has_nothing_to_ask_with_looks_again_soon() -> None:
     """A queue may say that there is something and hand out nothing (half of another process's record)."""
 
