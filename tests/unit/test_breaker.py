@@ -53,7 +53,7 @@ def test_probes_come_after_1_2_4_up_to_30_seconds() -> None:
         assert at is not None
         waits.append(at - now)
         now = at
-        assert breaker.start_probe() == Change("half_open", "connect")
+        assert breaker.start_probe() == Change("half_open", "connect", 0.0)
         assert breaker.room(now + 100, 0) == 0
         assert breaker.probe_due_at is None
         change = breaker.failed(now, "connect", 0.0, probe=True)

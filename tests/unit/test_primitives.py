@@ -112,13 +112,42 @@ def test_a_thread_knows_which_lock_it_holds() -> None:
     assert (seen, is_mine(lock)) == ([False], False)
 
 
-def test_time_that_is_over_is_no_wait() -> None:
-    """Also for whoever computes it from a deadline; and what is set is found set without a wait."""
+class Gate:
+    """A lock that notes how long it is waited for."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[object, ...]] = []
+
+    def acquire(self, *how: object) -> bool:
+        """Note it."""
+        self.said.append(how)
+        return len(self.said) == 1
+
+    def release(self) -> None:
+        """Let nobody in."""
+
+
+def test_a_wait_takes_the_time_it_is_given_and_none_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for whoever computes it from a deadline; what is set is found set without a wait."""
+    gate = Gate()
+    monkeypatch.setattr(primitives, "Lock", lambda: gate)
     flag = Event()
-    assert flag.wait(-1.0) is False
+    for seconds in (0.25, 0.0, -1.0):
+        assert flag.wait(seconds) is False
+    assert gate.said == [(), (True, 0.25), (True, 0.0), (True, 0.0)]
     flag.set()
-    assert flag.wait(-1.0) is True
-    assert flag.is_set() is True
+    assert (flag.wait(9.0), flag.is_set(), len(gate.said)) == (True, True, 4)
+
+
+def test_whether_new_or_cleared_an_event_has_to_be_waited_for() -> None:
+    """What it was before it was cleared lets nobody through."""
+    new, cleared = Event(), Event()
+    cleared.set()
+    cleared.clear()
+    for flag in (new, cleared):
+        began = time.monotonic()
+        assert not flag.wait(0.02)
+        assert time.monotonic() - began >= 0.015
 
 
 def test_an_event_wakes_its_waiter_and_times_out() -> None:

@@ -85,9 +85,13 @@ def test_verdicts_of_two_kinds_are_never_equal() -> None:
     assert Delivered(413) != TooLarge(413)
 
 
-def test_a_failed_certificate_is_held() -> None:
-    """Like a 401."""
-    assert judged("tls") == Hold("certificate")
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("tls", "certificate"), ("test_run", "test_run"), ("not_allowed", "not_allowed")]
+)
+def test_what_somebody_has_to_allow_or_repair_is_held(kind: str, reason: str) -> None:
+    """A failed certificate check is, like a 401; so is what may not be sent from here."""
+    for alone in (True, False):
+        assert judged(kind, alone=alone) == Hold(reason)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -268,7 +272,7 @@ def test_an_error_of_a_policy_names_the_type() -> None:
         RetryPolicy(first_s="1")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["dns", "connect", "tls", "closed", "test_run"])
+@pytest.mark.parametrize("kind", ["dns", "connect", "tls", "closed", "test_run", "not_allowed"])
 def test_what_was_never_sent_is_no_evidence(kind: str) -> None:
     """Nor is an answer that is not about what was sent."""
     assert not blames_event(TransportError(kind, ""))  # type: ignore[arg-type]
