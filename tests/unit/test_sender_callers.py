@@ -29,6 +29,16 @@ def test_a_flush_of_nothing_starts_nothing(life: Life) -> None:
     assert life.said == []
 
 
+@pytest.mark.parametrize("claimed", [0, 1, 2])
+def test_a_flush_waits_for_what_is_stored_also_before_anything_was_started(life: Life, claimed: int) -> None:
+    """What is in the queue counts, and so does what somebody has claimed."""
+    life.queue.put([Event(Envelope(URL), b"1")] * 2)
+    life.queue.claim(URL, claimed, 1000)
+    life.flush.done = True
+    assert life.thread.flush(1.0)
+    assert life.said == ["flush"]
+
+
 def test_a_flush_looks_seldom_the_longer_it_takes_and_wakes_the_sender_each_time(life: Life) -> None:
     """From half a millisecond to ten; the end of it is found by the next look."""
     running(life)
