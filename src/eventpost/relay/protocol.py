@@ -46,6 +46,16 @@ _TOO_SLOW: Final = Denied(408, "slow_header", "the request's header did not arri
 _NO_HTTP: Final = Denied(400, "malformed", "this is no HTTP/1.1 request")
 
 
+def _nothing() -> None:
+    pass
+
+
+async def _ended(error: BaseException | None = None) -> None:
+    """End as an application did that was begun without a task."""
+    if error is not None:
+        raise error
+
+
 class Bounds:
     """What a worker's connections have in common: the bounds, who counts a no, and whether the worker is stopping."""
 
@@ -227,13 +237,24 @@ class RelayProtocol(OffersPassedOver):
         self.tasks.add(task)
 
     def _begin_at_once(self) -> None:
-        """Run the application for a whole request until it has to wait, which it most often never does."""
-        running = self.cycle.run_asgi(self.app)
+        """Run the application for a whole request until it has to wait, which it most often never does.
+
+        Whatever else it does than answer is uvicorn's to see to, in a task.
+        """
+        cycle = self.cycle
+        running: Any = self.app(cycle.scope, cycle.receive, cycle.send)
         try:
             waited_for = running.send(None)
         except StopIteration:
-            return
-        self._begin(go_on(running, waited_for))
+            if cycle.response_complete or cycle.disconnected:
+                cycle.on_response = _nothing  # nor does the cycle keep the connection
+                return
+            rest = _ended()
+        except BaseException as error:  # noqa: BLE001 - raised again where uvicorn catches it
+            rest = _ended(error)
+        else:
+            rest = go_on(running, waited_for)
+        self._begin(cycle.run_asgi(lambda *_: rest))
 
     def _parse_url(self, scope: Any) -> None:
         parsed = httptools.parse_url(self.url)
