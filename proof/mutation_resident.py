@@ -36,19 +36,24 @@ from .mutation_judge import FILE_BYTES_MAX, MEMORY_BYTES_MAX, POLL_S, PYTEST, RO
 CANNOT: Final = 77
 """Exit code of a child that could not take the mutant in."""
 Function = types.FunctionType
+Where = tuple[str, ...]
 
 
-def functions(names: Mapping[str, Any], home: str) -> Iterator[Function]:
-    """Yield the functions of a module and of its classes, beneath their decorators."""
-    for found in list(names.values()):
+def functions(names: Mapping[str, Any], home: str, within: Where = ()) -> Iterator[tuple[Where, Function]]:
+    """Yield the functions of a module and of its classes, beneath their decorators, and where each was found.
+
+    Where, for their own names are not enough: a property's two share one, and so do those that dataclasses make.
+    """
+    for name, found in list(names.items()):
         if isinstance(found, type) and found.__module__ == home:
-            yield from functions(vars(found), home)
+            yield from functions(vars(found), home, (*within, name))
             continue
         one = found.__func__ if isinstance(found, staticmethod | classmethod) else found
-        for accessor in (one.fget, one.fset) if isinstance(one, property) else (one,):
+        accessors = {"get": one.fget, "set": one.fset} if isinstance(one, property) else {"": one}
+        for which, accessor in accessors.items():
             inner = inspect.unwrap(accessor) if callable(accessor) else accessor
             if isinstance(inner, Function) and inner.__module__ == home:
-                yield inner
+                yield (*within, name, which), inner
 
 
 def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Function]]:
@@ -63,8 +68,8 @@ def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Functio
         exec(compile(source, str(real.__file__), "exec"), mutant.__dict__)
     finally:
         sys.modules[real.__name__] = real
-    new = {one.__qualname__: one for one in functions(vars(mutant), real.__name__)}
-    pairs = [(one, new[one.__qualname__]) for one in functions(vars(real), real.__name__) if one.__qualname__ in new]
+    new = dict(functions(vars(mutant), real.__name__))
+    pairs = [(one, new[where]) for where, one in functions(vars(real), real.__name__) if where in new]
     return [(old, one) for old, one in pairs if _code(old) != _code(one)]
 
 

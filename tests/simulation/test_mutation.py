@@ -9,7 +9,7 @@ from proof import mutation, mutation_tests
 from proof.mutants import PACKAGE, Mutant, mutants_of
 from proof.mutation_resident import changed
 
-from eventpost.sender import breaker
+from eventpost.sender import breaker, retry
 
 SOURCE = '''"""A module."""
 
@@ -155,6 +155,18 @@ def test_a_resident_changes_the_functions_that_differ(was: str, now: str, functi
     pairs = changed(breaker, lines)
     assert [old.__qualname__ for old, _ in pairs] == functions
     assert all(old is not new and old.__module__ == breaker.__name__ for old, new in pairs)
+
+
+def test_a_resident_tells_functions_of_one_name_apart() -> None:
+    """Those that dataclasses make are all called alike: where only a constant differs, none of them does."""
+    source = (PACKAGE / "sender/retry.py").read_text()
+    for was, now, functions in (
+        ('"test_run": "test_run"', '"test_run": "other"', []),
+        ("max_s: float = 60.0", "max_s: float = 61.0", ["__init__"]),
+        ("500 <= outcome.status", "500 < outcome.status", ["blames_event"]),
+    ):
+        assert was in source
+        assert [old.__name__ for old, _ in changed(retry, source.replace(was, now, 1))] == functions
 
 
 def test_a_test_kills_only_if_it_passes_without_the_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
