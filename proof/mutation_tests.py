@@ -33,7 +33,9 @@ SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journ
 PLACE: Final = ("unit/test_place",)
 STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
                   "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
-SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model")
+SPILL: Final = ("unit/test_spill_carrier", "unit/test_spill_count", "unit/test_spill_face", "unit/test_spill_flow",
+                "unit/test_spill_round", "unit/test_spill", "contract/test_spill_contract",
+                "simulation/test_spill_model")  # fmt: skip
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
                 "queues/shown.py": SHOWN, "queues/place.py": PLACE, "queues/view.py": PLACE, "queues/*": MEMORY,
                 "sender/*": SENDER}  # fmt: skip
