@@ -9,7 +9,7 @@ import pytest
 from eventpost import MemoryQueue
 from eventpost.errors import QueueUnavailable
 from eventpost.queues.protocol import Answer, Lease, QueueStats
-from eventpost.queues.spill import SpillQueue
+from eventpost.queues.spill import SpillQueue, carrier
 from eventpost.queues.spill.flow import Flow, Move
 from eventpost.watch.signals import Signal, Trouble
 from spill_support import AWAY, Face, raising
@@ -245,7 +245,7 @@ def test_a_close_that_fails_closes_the_spill_all_the_same(case: Face) -> None:
 def test_a_closed_queue_takes_nothing_and_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a child that it closed before, too; where nothing is left, nothing is told."""
     started: list[object] = []
-    monkeypatch.setattr("eventpost.queues.spill.carrier.start_new_thread", lambda *_: started.append(1))
+    monkeypatch.setattr(carrier, "start_new_thread", lambda *_: started.append(1))
     told: list[Signal] = []
     queue = SpillQueue(MemoryQueue(), MemoryQueue())
     queue.emit = told.append
