@@ -28,8 +28,8 @@ SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "uni
                  "unit/test_retry", "unit/test_sender_thread", "unit/test_settlement", "unit/test_primitives",
                  "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender",
                  "simulation/test_whole_system")  # fmt: skip
-MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
-                 "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
+MEMORY: Final = ("unit/test_memory_lanes", "unit/test_memory_queue", "unit/test_queue_protocol",
+                 "contract/test_queues", "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
 SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
 PLACE: Final = ("unit/test_place",)
 STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
