@@ -170,12 +170,13 @@ def test_its_time_runs_from_its_beginning(tmp_path: Path, time: Time) -> None:
 
 def test_all_folders_are_on_the_device_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nothing was found: what somebody removed before, power loss must not bring back."""
-    left(tmp_path, body(BOB))
+    folder = tmp_path / "BOX"
+    left(folder, body(BOB))
     synced: list[str] = []
     monkeypatch.setattr(Disk, "sync_folder", lambda _, path: synced.append(path))
-    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged()
+    assert purge(folder, ALICE, timeout_s=0.0) == Purged()
     assert Purged() == Purged(0, 0, 0, 0, 0, 0, 0, [])
-    assert synced == [str(tmp_path), *[f"{tmp_path}/{part}" for part in ("segments", "dead", "bad")]]
+    assert synced == [str(folder), *[f"{folder}/{part}" for part in ("segments", "dead", "bad")]]
 
 
 def test_nothing_stays_open(tmp_path: Path, time: Time) -> None:
@@ -221,6 +222,14 @@ def test_a_letter_that_somebody_is_at_is_named_otherwise(tmp_path: Path, time: T
     assert "stop it" not in first.why
     held.let_go()
     segment.let_go()
+
+
+def test_an_event_is_read_as_its_envelope_says(tmp_path: Path, time: Time) -> None:
+    """What is sent as a query is one."""
+    query = Event(Envelope(URL, "GET"), b"visitor=alice%40example.com")
+    mine = left(tmp_path, query, body(BOB), query._replace(payload=b"visitor=bob"))
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged(queued=1)
+    assert mine.read_bytes().count(b"visitor=") == 1
 
 
 # -- what it writes down

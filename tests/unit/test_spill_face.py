@@ -9,6 +9,7 @@ import pytest
 from eventpost.errors import QueueError, QueueFull, QueueUnavailable
 from eventpost.queues.protocol import QueueStats
 from eventpost.queues.spill import SpillQueue
+from eventpost.queues.spill.flow import Flow
 from eventpost.watch.signals import Spilling
 from spill_support import AWAY, Face, raising
 from support import event
@@ -156,6 +157,18 @@ def test_a_spill_that_has_ended_refuses(case: Face, reason: str) -> None:
         case.queue.put(EVENTS)
     assert caught.value.reason == reason
     assert case.calls == [("spill", "put", EVENTS)]
+
+
+@pytest.mark.parametrize(("passed", "where"), [(True, "first"), (False, "spill")])
+def test_a_put_goes_where_the_last_few_have_gone(
+    case: Face, monkeypatch: pytest.MonkeyPatch, passed: bool, where: str
+) -> None:
+    """It waits for them; if they have not gone by then, it stays behind them."""
+    case.spills()
+    case.comes_back()
+    monkeypatch.setattr(Flow, "is_passed", lambda _: passed)
+    case.queue.put(EVENTS)
+    assert case.calls == [(where, "put", EVENTS)]
 
 
 def test_a_put_that_the_move_leaves_alone_begins_an_outage_of_its_own(case: Face) -> None:

@@ -11,7 +11,7 @@ from eventpost.errors import QueueUnavailable
 from eventpost.queues.protocol import Answer, Lease, QueueStats
 from eventpost.queues.spill import SpillQueue, carrier
 from eventpost.queues.spill.flow import Flow, Move
-from eventpost.watch.signals import Signal, Trouble
+from eventpost.watch.signals import FlowedBack, Signal, Spilling, Trouble
 from spill_support import AWAY, Face, raising
 from support import URL, event
 
@@ -165,12 +165,11 @@ def test_a_sync_has_one_deadline(case: Face, move_s: float, sync_s: float, asked
     assert case.calls[-2:] == [("spill", "sync", asked[0]), ("first", "sync", asked[1])]
 
 
-@pytest.mark.parametrize(("voids", "accepted"), [(0, 7), (9, 7), (10, 5)])
-def test_a_count_that_a_move_makes_void_is_tried_anew(case: Face, voids: int, accepted: int) -> None:
-    """Ten times; after that the last one that was good is told, and never none."""
-    left, now = 10, 5
+def voids(case: Face, times: int) -> None:
+    """Let a move come in between so many counts."""
+    left = times
 
-    def count_spill() -> QueueStats:
+    def count() -> QueueStats:
         nonlocal left
         if left:
             left -= 1
@@ -178,16 +177,23 @@ def test_a_count_that_a_move_makes_void_is_tried_anew(case: Face, voids: int, ac
             case.queue._flow.move.done = True
         return QueueStats()
 
-    case.spill.answers["stats"] = count_spill
-    case.first.answers["stats"] = lambda: QueueStats(accepted=now)
+    case.spill.answers["stats"] = count
+
+
+@pytest.mark.parametrize(("times", "accepted"), [(0, 7), (9, 7), (10, 5)])
+def test_a_count_that_a_move_makes_void_is_tried_anew(case: Face, times: int, accepted: int) -> None:
+    """Ten times; after that the last one that was good is told, and never none."""
+    case.first.answers["stats"] = QueueStats(accepted=5)
+    voids(case, 10)
     assert case.queue.stats() == QueueStats()
     assert case.queue.stats().accepted == 5
-    left, now = voids, 7
+    case.first.answers["stats"] = QueueStats(accepted=7)
+    voids(case, times)
     assert case.queue.stats().accepted == accepted
 
 
 def test_a_child_begins_with_nothing(case: Face) -> None:
-    """Both queues are told; what the parent counted, spilled and knew is not its own.  A closed queue stays so."""
+    """Both queues are told; what the parent counted, spilled and knew is not its own."""
     case.spills()
     case.first.answers["stats"] = QueueStats(accepted=5)
     case.queue.stats()
@@ -195,8 +201,8 @@ def test_a_child_begins_with_nothing(case: Face) -> None:
     case.queue.after_fork_in_child()
     assert case.calls == [("first", "after_fork_in_child"), ("spill", "after_fork_in_child")]
     assert not case.queue.spilling
-    case.first.answers["stats"] = lambda: setattr(case.queue._flow, "move", Move(0, QueueStats(), 0)) or QueueStats(9)
-    assert case.queue.stats().accepted == 0
+    voids(case, 10)
+    assert case.queue.stats() == QueueStats()
 
 
 def test_what_waits_on_this_machine_is_told(case: Face) -> None:
@@ -240,6 +246,45 @@ def test_a_close_that_fails_closes_the_spill_all_the_same(case: Face) -> None:
     with pytest.raises(OSError, match="no"):
         case.queue.close(1.0)
     assert case.calls[-1] == ("spill", "close", 1.0)
+
+
+# -- its own thread
+
+
+def test_the_thread_moves_what_was_spilled_and_tells_what_hinders_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order; it ends when nothing is left.  Where nobody listens, nobody is told."""
+    monkeypatch.setattr(carrier, "start_new_thread", lambda run, _: run())
+    monkeypatch.setattr(carrier, "_AFTER_ERROR_S", 0.0)
+    for told in (list[Signal](), None):
+        first = MemoryQueue()
+        errors: list[Exception] = [ZeroDivisionError("by nothing"), AWAY]
+        queue = SpillQueue(first, MemoryQueue())
+        queue.sends = False
+        if told is not None:
+            queue.emit = told.append
+
+        def put(events: Any, errors: Any = errors, first: Any = first) -> None:
+            if errors:
+                raise errors.pop()
+            MemoryQueue.put(first, events)
+
+        first.put = put  # type: ignore[method-assign]
+        queue.put(EVENTS)
+        assert (queue.spilling, first.stats().queued, queue.stats().accepted) == (False, 2, 2)
+        if told is not None:
+            assert [type(one) for one in told] == [Spilling, Trouble, FlowedBack]
+
+
+def test_a_child_starts_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent's is not there."""
+    started: list[object] = []
+    monkeypatch.setattr(carrier, "start_new_thread", lambda *_: started.append(1))
+    queue = SpillQueue(MemoryQueue(), MemoryQueue())
+    queue.sends = False
+    for at in range(2):
+        queue.put(EVENTS)
+        assert len(started) == at + 1
+        queue.after_fork_in_child()
 
 
 def test_a_closed_queue_takes_nothing_and_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
