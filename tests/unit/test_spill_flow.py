@@ -209,6 +209,37 @@ def test_what_never_fits_is_found_by_halves(case: Case) -> None:
     assert case.told == [FlowedBack(4, 0.0)]
 
 
+def test_what_stands_behind_what_never_fits_stays_in_hand(case: Case) -> None:
+    """Where the first queue goes away just then, it is put later."""
+    case.spills(0, 1, 2)
+
+    def refuse(events: list[int]) -> None:
+        if 1 in events:
+            raise EventTooLarge
+        if events == [2]:
+            raise AWAY
+
+    case.first.at["put"] = refuse
+    assert case.flow.step() == 0.05
+    case.first.at.clear()
+    case.calls.clear()
+    assert case.flow.step(at_once=True) is None
+    assert case.of("first", "put") == [[2]]
+
+
+def test_where_there_was_room_for_none_one_is_taken(case: Case) -> None:
+    """The smallest step is one event, and not less."""
+    case.spills(1, 2)
+    case.refuse(QueueFull())
+    for _ in range(4):
+        case.flow.step(at_once=True)
+    assert case.flow.give_back()
+    case.calls.clear()
+    case.first.at.clear()
+    case.flow.step(at_once=True)
+    assert case.of("first", "put") == [[1]]
+
+
 @pytest.mark.parametrize("error", [OSError(5, "no"), ValueError("no"), QueueError("no")], ids=repr)
 def test_what_the_spill_can_not_note_is_noted_before_anything_else_moves(case: Case, error: Exception) -> None:
     """Each second it is tried again and told; nothing is put twice, and all is counted once."""
@@ -250,6 +281,15 @@ def test_what_the_spill_does_not_hand_out_yet_is_waited_for(case: Case) -> None:
     case.clock.advance(5.0)
     assert case.flow.step() is None
     assert case.flow.is_passed()
+
+
+def test_where_some_have_moved_the_next_step_is_soon(case: Case) -> None:
+    """Though there are others that are not handed out yet."""
+    case.spills(1)
+    case.spill.release(case.spill.claim(URL, 1, 1), 5.0)
+    case.spills(2)
+    assert case.flow.step() == 0.001
+    assert case.of("first", "put") == [[2]]
 
 
 def test_an_error_of_no_queue_leaves_the_count_alive(case: Case) -> None:
