@@ -149,7 +149,7 @@ def test_events_are_counted_once_whatever_has_happened_to_them(case: Case) -> No
 
 
 HERE = QueueStats(100, 7, 20, 30, 5, 40, {"overflow": 3, "dead_expired": 2}, 1000, 2.5)
-THERE = QueueStats(60, 9, 16, 33, 4, 6, {"dead_expired": 1}, 300, 4.5)
+THERE = QueueStats(60, 9, 16, 33, 4, 6, {"dead_expired": 1, "purged": 0}, 300, 4.5)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def flow(case: Case) -> Flow:
 def test_a_count_over_both_adds_up(flow: Flow) -> None:
     """What the spill calls delivered is the first queue's; what it has in flight waits."""
     both = counted_once(lambda: HERE, lambda: THERE, flow)
-    dropped = {"overflow": 3, "dead_expired": 3}
+    dropped = {"overflow": 3, "dead_expired": 3, "purged": 0}
     assert both == QueueStats(144, 16, 20, 67, 5, 46, dropped, 1300, 4.5)
     assert HERE.dropped == {"overflow": 3, "dead_expired": 2}
 

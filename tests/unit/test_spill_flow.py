@@ -179,12 +179,39 @@ def test_a_mebibyte_is_enough_to_the_byte(case: Case, missing: int, asked: int) 
     assert case.of("spill", "claim") == []
 
 
-def test_a_step_is_full_with_its_last_event(case: Case) -> None:
-    """No lane is asked for nothing."""
+@pytest.mark.parametrize(("each", "claims"), [(64, [64]), (63, [64, 1])])
+def test_a_step_is_full_with_its_last_event(case: Case, each: int, claims: list[int]) -> None:
+    """A lane is asked for one, and none for nothing."""
     for lane in "ab":
-        case.spills(*range(64), url=URL + lane)
+        case.spills(*range(each), url=URL + lane)
     case.flow.step()
-    assert [call[3] for call in case.calls if call[1] == "claim"] == [64]
+    assert [call[3] for call in case.calls if call[1] == "claim"] == claims
+
+
+def test_where_nothing_waits_nothing_is_put(case: Case) -> None:
+    """The first queue is not bothered; a lane may be known that has nothing."""
+    assert case.flow.step() is None
+    assert case.calls == []
+    case.spills(1)
+    case.flow.step()
+    case.calls.clear()
+    assert case.flow.step() is None
+    assert case.calls == [("spill", "claim", URL, 64, MIB)]
+
+
+def test_what_is_stored_behind_the_look_moves_before_puts_pass(case: Case) -> None:
+    """The mover found nothing any more, and then somebody stored: that is seen."""
+    case.spills(1)
+    due = case.spill.next_due_s
+
+    def stores() -> None:
+        case.spill.next_due_s = due  # type: ignore[method-assign]
+        case.spills(2)
+
+    case.spill.next_due_s = stores  # type: ignore[method-assign]
+    assert case.flow.step() is None
+    assert case.of("first", "put") == [[1], [2]]
+    assert case.told == [FlowedBack(2, 0.0)]
 
 
 # -- what does not go as it should
@@ -207,6 +234,30 @@ def test_what_never_fits_is_found_by_halves(case: Case) -> None:
         ("first", "put", [3, 4]), ("spill", "ack", [3, 4]),
     ]  # fmt: skip
     assert case.told == [FlowedBack(4, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("events", "never", "puts"),
+    [
+        (2, 1, [[0, 1], [0], [1]]),
+        (2, 0, [[0, 1], [0], [1]]),
+        (4, 0, [[0, 1, 2, 3], [0, 1], [0], [1], [2, 3]]),
+        (4, 3, [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]),
+    ],
+)
+def test_no_more_than_one_is_set_aside(case: Case, events: int, never: int, puts: list[list[int]]) -> None:
+    """Wherever it stands; the others are put in the same step, without another look at the spill."""
+    case.spills(*range(events))
+
+    def refuse(some: list[int]) -> None:
+        if never in some:
+            raise EventTooLarge
+
+    case.first.at["put"] = refuse
+    assert case.flow.step() is None
+    assert [call[1] for call in case.calls].count("claim") == 1
+    assert [call[2] for call in case.calls if call[1] == "bury"] == [[never]]
+    assert case.of("first", "put") == puts
 
 
 def test_what_stands_behind_what_never_fits_stays_in_hand(case: Case) -> None:
