@@ -97,6 +97,7 @@ def test_a_query_is_theirs_if_one_of_its_values_is_the_id(gone, others):
         (b'{"visitors":[{"visitor_id":"7"}],"visitors":[{"visitor_id":"8"},{"visitor_id":"7"}]}', False),
         (b' { "x" : "\xff" , "visitors" : [ { "visitor_id" : "7" } , {} ] } ', False),
         (b'{"visitors":[{"visitor_id":"7","x":"\xff"}]}', True),
+        (b'{"visitors":[],"visitors":[{"visitor_id":"7"}]}', True),
         (b'{"x":"a\nb","visitors":[{"visitor_id":"7","x":"a\tb"}]}', True),
         (b'{"visitors":[{"visitor_id":"8"},{"visitor_id":"7","x":"a\tb"}]}', False),
     ],
@@ -114,7 +115,8 @@ def test_forms_that_no_sdk_writes(body, whole):
     [
         b"", b"7", b'"7"', b'["7"]', b'{"visitors":"7"}', b'{"visitors":["7",7]}', b'{"visitor_id":"7"}',
         b'{"visitors":[{"visitor_id":true}]}', b'{"visitors":[{"visitor_id":["7"]}]}',
-        b'{"visitors":[{"visitor_id":"77"}]}',
+        b'{"visitors":[{"visitor_id":"77"}]}', b'{"people":[{"visitor_id":"7"}],"visitors":[]}',
+        b'{"visitor_id":"7"} x', b'{"visitor_id":"7"}]',
         b'{"visitors":[{"visitor_id":"8","attributes":[{"value":"7"}]}]}', b'{"visitors":[{"visitor_id":"7"}',
         b'{"visitors":[{"visitor_id":"7"},]}', b"\x007", b'{"visitors":' + b"[" * 100_000 + b'"7"',
     ],
@@ -123,6 +125,16 @@ def test_what_is_nobodys_visitor(body):
     """Not JSON, no list of visitors, another's id, the id as somebody's value: None, and no exception."""
     assert Visitor("7").find(BODY, body) is None
     assert Visitor("7").find(PIECE, body) is None or body == b'{"visitor_id":"7"}'
+
+
+@pytest.mark.parametrize(
+    ("visitor_id", "body"),
+    [("a", b'{"visitors":[{"visitor_id":"\\u0061"}]}'), ("a/b", b'{"visitors":[{"visitor_id":"a\\/b"}]}')],
+)
+def test_an_id_that_is_escaped_where_it_need_not_be(visitor_id, body):
+    """No byte of it stands there as itself, or not all of them side by side."""
+    assert visitor_id.encode() not in body
+    assert Visitor(visitor_id).find(BODY, body) == Found(whole=True)
 
 
 @pytest.mark.parametrize("query", [b"v=a+b/&x", b"x=\xff&v=a%20b%2F", b"&v=c&v=a+b%2f&v="])
@@ -157,7 +169,7 @@ def test_an_event_whose_envelope_was_lost_is_tried_both_ways():
     assert not Visitor("7").find(None, b'{"visitor_id":"7"},{"visitor_id":"8"}').whole
 
 
-@pytest.mark.parametrize("visitor_id", ["a", 'q"b', "é", "a b&c", "a/b"])
+@pytest.mark.parametrize("visitor_id", ["a", 'q"b', "é", 'é"b', "a b&c", "a b/c"])
 def test_what_shows_the_id(visitor_id):
     """In bytes that can't be read its end may be missing; where it is mentioned it stands as a string of its own."""
     visitor = Visitor(visitor_id)
