@@ -38,17 +38,20 @@ CANNOT: Final = 77
 Function = types.FunctionType
 
 
-def functions(names: Mapping[str, Any], home: str) -> Iterator[Function]:
-    """Yield the functions of a module and of its classes, beneath their decorators."""
-    for found in list(names.values()):
+def functions(names: Mapping[str, Any], home: str, owner: str = "") -> Iterator[tuple[str, Function]]:
+    """Yield the functions of a module and of its classes, beneath their decorators, each with where it was found.
+
+    What they call themselves does not tell them apart: those that ``dataclass`` makes have one name in all classes.
+    """
+    for name, found in list(names.items()):
         if isinstance(found, type) and found.__module__ == home:
-            yield from functions(vars(found), home)
+            yield from functions(vars(found), home, f"{owner}{name}.")
             continue
         one = found.__func__ if isinstance(found, staticmethod | classmethod) else found
-        for accessor in (one.fget, one.fset) if isinstance(one, property) else (one,):
+        for kind, accessor in (("", one.fget), ("=", one.fset)) if isinstance(one, property) else (("", one),):
             inner = inspect.unwrap(accessor) if callable(accessor) else accessor
             if isinstance(inner, Function) and inner.__module__ == home:
-                yield inner
+                yield f"{owner}{name}{kind}", inner
 
 
 def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Function]]:
@@ -63,8 +66,8 @@ def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Functio
         exec(compile(source, str(real.__file__), "exec"), mutant.__dict__)
     finally:
         sys.modules[real.__name__] = real
-    new = {one.__qualname__: one for one in functions(vars(mutant), real.__name__)}
-    pairs = [(one, new[one.__qualname__]) for one in functions(vars(real), real.__name__) if one.__qualname__ in new]
+    new = dict(functions(vars(mutant), real.__name__))
+    pairs = [(one, new[name]) for name, one in functions(vars(real), real.__name__) if name in new]
     return [(old, one) for old, one in pairs if _code(old) != _code(one)]
 
 

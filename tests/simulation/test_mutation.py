@@ -9,7 +9,7 @@ from proof import mutation, mutation_tests
 from proof.mutants import PACKAGE, Mutant, mutants_of
 from proof.mutation_resident import changed
 
-from eventpost.sender import breaker
+from eventpost.sender import breaker, retry
 
 SOURCE = '''"""A module."""
 
@@ -155,6 +155,13 @@ def test_a_resident_changes_the_functions_that_differ(was: str, now: str, functi
     pairs = changed(breaker, lines)
     assert [old.__qualname__ for old, _ in pairs] == functions
     assert all(old is not new and old.__module__ == breaker.__name__ for old, new in pairs)
+
+
+def test_what_a_decorator_makes_in_each_class_is_no_change() -> None:
+    """All dataclasses of a module have methods of one name: a constant's mutant changes none of them."""
+    source = (PACKAGE / "sender" / "retry.py").read_text()
+    assert source.count("\n@dataclass") > 1
+    assert changed(retry, source + "\nMORE = 1\n") == []
 
 
 def test_a_test_kills_only_if_it_passes_without_the_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
