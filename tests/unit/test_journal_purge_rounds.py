@@ -349,13 +349,40 @@ def test_what_was_set_aside_meanwhile_is_found(tmp_path: Path, time: Time) -> No
     assert [path for path in (*(tmp_path / "dead").iterdir(), *(tmp_path / "bad").iterdir()) if holds(path)] == []
 
 
-def test_a_total_that_was_set_aside_is_no_place_for_events(tmp_path: Path, time: Time) -> None:
-    """It holds numbers, and endpoints."""
+def test_what_is_no_place_for_events_is_left_alone(tmp_path: Path, time: Time) -> None:
+    """A total that was set aside holds numbers, and endpoints; a file that is being made is nobody's yet."""
     left(tmp_path, body(BOB))
-    total = tmp_path / "bad" / "totals-1.json"
-    total.write_text(json.dumps([ALICE, "x" * 200]))
+    total, begun = tmp_path / "bad" / "totals-1.json", tmp_path / "segments" / ".0000000000003-1.aa-000000.seg.tmp"
+    for path in (total, begun):
+        path.write_text(json.dumps([ALICE, "x" * 200]))
     assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged()
     assert holds(total)
+    assert holds(begun)
+
+
+def test_damaged_bytes_are_looked_at_wherever_nobody_writes(tmp_path: Path, time: Time) -> None:
+    """In what a dead process left, and in all that was set aside, also of one who lives; from the first byte on."""
+    mine = left(tmp_path, body(BOB, x="carol"), body(BOB))
+    data = mine.read_bytes()
+    mine.write_bytes(data.replace(b"carol", b"Carol"))
+    queue = JournalQueue(tmp_path)
+    queue.sends = False
+    queue.put([body(BOB)])
+    (living,) = {path.name for path in (tmp_path / "segments").iterdir()} - {mine.name}
+    aside = [tmp_path / "bad" / living, tmp_path / "bad" / "x-0.bad"]
+    for path in aside:
+        path.write_text(json.dumps(ALICE))
+    result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
+    assert result == Purged(damaged=2, unreadable=1)
+    assert not any(map(holds, aside))
+    queue.close()
+
+
+def test_a_segment_that_goes_between_the_look_and_the_note_is_gone(tmp_path: Path, time: Time) -> None:
+    """With its bytes."""
+    mine = left(tmp_path, body(ALICE))
+    result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time, progress=lambda *_: mine.unlink(missing_ok=True))
+    assert result == Purged(erased=1)
 
 
 def test_a_file_that_goes_while_it_looks_is_passed_over(
