@@ -232,6 +232,20 @@ def test_an_event_is_read_as_its_envelope_says(tmp_path: Path, time: Time) -> No
     assert mine.read_bytes().count(b"visitor=") == 1
 
 
+def test_letters_that_cannot_be_read_hold_up_nothing(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which events they are about is not known then; what is queued is erased all the same."""
+    mine = left(tmp_path, body(ALICE))
+
+    def fail(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(dead.Parked, "by_segment", fail)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged(queued=1)
+    assert not holds(mine)
+
+
 # -- what it writes down
 
 
@@ -247,6 +261,29 @@ def test_a_whole_event_leaves_zeros(tmp_path: Path, time: Time, notes: list[Plac
     mine = left(tmp_path, body(BOB), body(ALICE))
     purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
     assert notes == [{file_of(mine): [Place(records(mine)[1], 1, (), "")]}, {}]
+
+
+def test_of_an_event_that_others_share_their_bytes_stay(tmp_path: Path, time: Time, notes: list[Places]) -> None:
+    """To the byte."""
+    mine = left(tmp_path, body(ALICE, BOB))
+    payload = body(ALICE, BOB).payload
+    span = (payload.index(b'{"visitor_id"'), payload.rindex(b'{"visitor_id"'))
+    purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
+    assert notes == [{file_of(mine): [Place(records(mine)[0], 0, (span,))]}, {}]
+
+
+def test_an_event_whose_envelope_cannot_be_read_is_the_visitors_all_the_same(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried as whatever it may be."""
+    mine = left(tmp_path, body(ALICE))
+
+    def fail(_: bytes) -> Envelope:
+        raise ValueError("no envelope")
+
+    monkeypatch.setattr(fmt, "decode_envelope", fail)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time).queued == 1
+    assert not holds(mine)
 
 
 def test_of_a_letter_that_others_share_the_answer_goes_too(tmp_path: Path, time: Time, notes: list[Places]) -> None:
@@ -372,8 +409,9 @@ def test_damaged_bytes_are_looked_at_wherever_nobody_writes(tmp_path: Path, time
     aside = [tmp_path / "bad" / living, tmp_path / "bad" / "x-0.bad"]
     for path in aside:
         path.write_text(json.dumps(ALICE))
+    (tmp_path / "bad" / "y-0.bad").write_bytes(b"\xff" * 50)
     result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
-    assert result == Purged(damaged=2, unreadable=1)
+    assert result == Purged(damaged=2, unreadable=2)
     assert not any(map(holds, aside))
     queue.close()
 
