@@ -232,6 +232,32 @@ def test_an_event_is_read_as_its_envelope_says(tmp_path: Path, time: Time) -> No
     assert mine.read_bytes().count(b"visitor=") == 1
 
 
+def test_a_segment_whose_header_is_damaged_is_bytes_of_nothing(tmp_path: Path, time: Time) -> None:
+    """What of it is a record and the visitor's goes as such bytes do."""
+    mine = left(tmp_path, body(ALICE))
+    mine.write_bytes(b"\xff" * 64 + mine.read_bytes()[64:])
+    result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
+    assert (result.damaged, result.left, holds(mine)) == (1, [], False)
+
+
+def test_a_disk_that_fails_at_a_look_fails_no_purge(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its holder has done is not known then; what is to do is done."""
+    mine = left(tmp_path, body(ALICE))
+    still_named, failed = Disk.still_named, list[int]()
+
+    def fail(disk: Disk, fd: int, path: str) -> bool:
+        if not failed:
+            failed.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+        return still_named(disk, fd, path)
+
+    monkeypatch.setattr(Disk, "still_named", fail)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged(queued=1)
+    assert (len(failed), holds(mine)) == (1, False)
+
+
 def test_letters_that_cannot_be_read_hold_up_nothing(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
