@@ -11,6 +11,7 @@ One command a line on stdin, one answer a line on stdout, JSON.
 
 from __future__ import annotations
 
+import ast
 import gc
 import inspect
 import json
@@ -36,31 +37,45 @@ from .mutation_judge import FILE_BYTES_MAX, MEMORY_BYTES_MAX, POLL_S, PYTEST, RO
 CANNOT: Final = 77
 """Exit code of a child that could not take the mutant in."""
 Function = types.FunctionType
-Where = tuple[str, ...]
 
 
-def functions(names: Mapping[str, Any], home: str, within: Where = ()) -> Iterator[tuple[Where, Function]]:
-    """Yield the functions of a module and of its classes, beneath their decorators, and where each was found.
+def functions(names: Mapping[str, Any], home: str, owner: str = "") -> Iterator[tuple[str, Function]]:
+    """Yield the functions of a module and of its classes, beneath their decorators, each with where it was found.
 
-    Where, for their own names are not enough: a property's two share one, and so do those that dataclasses make.
+    What they call themselves does not tell them apart: those that ``dataclass`` makes have one name in all classes.
     """
     for name, found in list(names.items()):
         if isinstance(found, type) and found.__module__ == home:
-            yield from functions(vars(found), home, (*within, name))
+            yield from functions(vars(found), home, f"{owner}{name}.")
             continue
         one = found.__func__ if isinstance(found, staticmethod | classmethod) else found
-        accessors = {"get": one.fget, "set": one.fset} if isinstance(one, property) else {"": one}
-        for which, accessor in accessors.items():
+        for kind, accessor in (("", one.fget), ("=", one.fset)) if isinstance(one, property) else (("", one),):
             inner = inspect.unwrap(accessor) if callable(accessor) else accessor
             if isinstance(inner, Function) and inner.__module__ == home:
-                yield (*within, name, which), inner
+                yield f"{owner}{name}{kind}", inner
+
+
+def outside(source: str) -> str:
+    """Return what of a module is in no function."""
+    return ast.dump(Outside().visit(ast.parse(source)))
+
+
+class Outside(ast.NodeTransformer):
+    """Leaves of a function its name."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.expr:
+        """Take out what is in it."""
+        return ast.Name(node.name)
 
 
 def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Function]]:
     """Return the functions that a mutant changes, each with its new self; none: it changes something else.
 
+    Functions may differ although nothing in them does: where a constant has fewer lines, they stand elsewhere.
     Raises whatever its module raises when it is run.
     """
+    if outside(source) != outside(Path(str(real.__file__)).read_text(encoding="utf-8")):
+        return []
     mutant = types.ModuleType(real.__name__)
     mutant.__dict__.update({name: getattr(real, name) for name in ("__file__", "__package__", "__spec__")})
     sys.modules[real.__name__] = mutant
@@ -69,7 +84,7 @@ def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Functio
     finally:
         sys.modules[real.__name__] = real
     new = dict(functions(vars(mutant), real.__name__))
-    pairs = [(one, new[where]) for where, one in functions(vars(real), real.__name__) if where in new]
+    pairs = [(one, new[name]) for name, one in functions(vars(real), real.__name__) if name in new]
     return [(old, one) for old, one in pairs if _code(old) != _code(one)]
 
 
