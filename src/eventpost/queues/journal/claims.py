@@ -199,13 +199,14 @@ class Claims:
                 cursor = leases[index].cursor  # type: ignore[attr-defined]  # our leases
                 ordinals: list[int] = []
                 settling: list[JournalLease] = []
+                late: list[JournalLease] = []
                 while index < count:
                     lease: JournalLease = leases[index]  # type: ignore[assignment]  # our leases
                     if lease.cursor is not cursor:
                         break
                     index += 1
                     if not lease.live:
-                        self._ack_late(lease)
+                        late.append(lease)  # to be looked at last: its event may be among those that are settled here
                     else:
                         lease.live = False
                         ordinals.append(lease.ordinal)
@@ -217,6 +218,8 @@ class Claims:
                         lease.live = True  # not noted: whoever asks again finds them as they were
                     raise
                 self.delivered += len(ordinals)
+                for lease in late:
+                    self._ack_late(lease)
                 self.retire_if_done(cursor)
 
     def _ack_late(self, lease: JournalLease) -> None:

@@ -124,7 +124,6 @@ class Cursor:
             begin, size = at, len(data)
             stop = size - FRAME_HEAD_BYTES
             settled, envelopes, expected = self._settled(), self.envelopes, self.ordinal
-            anomaly = True
             while at <= stop:
                 checksum, length, ordinal, at_s, number, kind, _ = _unpack_frame(data, at)
                 after = at + length
@@ -151,11 +150,10 @@ class Cursor:
                     break
                 at += (length + 7) & -8
                 if left <= 0 or taken >= bytes_max:
-                    anomaly = False
                     break
             self.ordinal = expected
             self.at += at - begin
-            if anomaly and at == begin and not self._go_on(empty=begin >= size):
+            if at == begin and not self._go_on(empty=begin >= size):
                 break
         return taken
 
@@ -266,11 +264,7 @@ class Cursor:
         self.ended = True
         self.envelopes = {}
         end = self.end or 0
-        if (
-            self.header.sealed_events is not None
-            and self.header.sealed_end == end
-            and self.ordinal < self.header.sealed_events
-        ):
+        if self.header.sealed_events is not None and self.ordinal < self.header.sealed_events:
             tail = self.disk.read(self.fd, max(0, end - self.at), self.at)
             self._lose(self.header.sealed_events - self.ordinal, tail, "a frame's checksum does not hold")
         else:
