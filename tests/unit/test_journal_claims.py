@@ -148,18 +148,19 @@ def test_segments_are_read_one_after_the_other(claiming: Claiming) -> None:
     claiming.own("g")
     claiming.own("other", url=OTHER)
     claiming.adopted("A")
+    claiming.adopted("B", "C")
     assert claiming.names(0) == claiming.names(-1) == claiming.names(url="http://nobody/") == ""
-    assert len(claiming.claims.open) == 1
-    assert claiming.names(1) == "A"
-    assert len(claiming.claims.open) == 1
-    assert claiming.names(2) == "a b"
     assert len(claiming.claims.open) == 2
+    assert claiming.names(3) == "A B C"
+    assert len(claiming.claims.open) == 2
+    assert claiming.names(2) == "a b"
+    assert len(claiming.claims.open) == 3
     assert claiming.names(bytes_max=2 * FRAME) == "c d"
-    assert len(claiming.claims.open) == 4
+    assert len(claiming.claims.open) == 5
     assert claiming.names(bytes_max=FRAME + 1) == "e f"
     assert claiming.names() == "g"
     assert claiming.names(url=OTHER) == "other"
-    assert claiming.count() == {"adopted": 1, "in_flight": 9}
+    assert claiming.count() == {"adopted": 3, "in_flight": 11}
     assert claiming.names() == ""
 
 

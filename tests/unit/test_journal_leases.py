@@ -167,6 +167,17 @@ def test_what_is_settled_is_folded(claiming: Claiming) -> None:
     assert claiming.claims.done == []
 
 
+def test_what_was_settled_before_its_segment_ended_is_folded_when_it_has(claiming: Claiming) -> None:
+    """The next claim finds that nothing follows."""
+    writer = claiming.own("a", sealed=False)
+    claiming.claims.ack(claiming.claim())
+    assert claiming.claims.done == []
+    writer.seal(claiming.disk)
+    assert claiming.names() == ""
+    claiming.claims.fold_done()
+    assert claiming.count() == {"delivered": 1, "folds": 1}
+
+
 def test_a_living_writers_segment_is_its_own_to_fold(claiming: Claiming) -> None:
     """It is let go and remembered; the others are folded all the same."""
     claiming.own("b")

@@ -81,10 +81,7 @@ class Claims:
 
     def add_own(self, writer: SegmentWriter) -> None:
         """Know a new own segment; called by the putting side, under its lock only."""
-        lane = self.lanes.get(writer.header.lane)
-        if lane is None:
-            lane = self.lanes.setdefault(writer.header.lane, Lane())
-        lane.own.append(writer)
+        self.lanes.setdefault(writer.header.lane, Lane()).own.append(writer)
 
     def add_adopted(self, cursor: Cursor) -> None:
         """Know a segment that was adopted."""
@@ -104,9 +101,7 @@ class Claims:
             self.claimer = get_ident()
             lane = self.lanes.get(url)
             out: list[JournalLease] = []
-            if (
-                lane is None or events_max <= 0 or self.closed
-            ):  # what a closed queue handed out, others may send as well
+            if lane is None or self.closed:  # what a closed queue handed out, others may send as well
                 return []
             now = self.clock.monotonic()
             taken = self._claim_again(lane, events_max, bytes_max, now, out)
