@@ -259,14 +259,14 @@ def test_a_sync_that_came_all_the_same_is_a_yes(durable: Storing, *, interrupts:
 
     durable.store.syncs.commit = late  # type: ignore[method-assign]
     if interrupts:
-        in_another_thread(lambda: durable.claims.lock.acquire(False))
 
         def within() -> bool:
             with durable.store.lock:
                 durable.put(event(b"b"), event(b"c"))
             return True
 
-        assert in_another_thread(within)
+        with durable.claims.lock:
+            assert in_another_thread(within)
         assert durable.claims.count_passed() == (0, 0)
     else:
         durable.put(event(b"b"), event(b"c"))
@@ -277,14 +277,14 @@ def test_a_sync_that_came_all_the_same_is_a_yes(durable: Storing, *, interrupts:
 def test_a_refused_put_that_interrupts_another_waits_for_nobody(durable: Storing) -> None:
     """Who has the claims' lock may wait for the put below: nothing is void, the segment has ended."""
     durable.put(event(b"a"))
-    in_another_thread(lambda: durable.claims.lock.acquire(False))
     durable.disk.hooks["datasync"] = refuse
 
     def within() -> str | None:
         with durable.store.lock:
             return durable.refused(event(b"b"))
 
-    assert in_another_thread(within) == "sync_failed"
+    with durable.claims.lock:
+        assert in_another_thread(within) == "sync_failed"
     assert (durable.store.accepted(), durable.open()) == (1, [])
 
 

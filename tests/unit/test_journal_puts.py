@@ -2,13 +2,15 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import ALL, ENVELOPE, URL, HookedDisk
+from tests.unit.test_journal_room import in_another_thread
 
-from eventpost.errors import EventTooLarge, QueueUnavailable
+from eventpost.errors import EventTooLarge, QueueFull, QueueUnavailable
 from eventpost.event import Event
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal import segment as segment_module
@@ -147,6 +149,15 @@ def test_a_put_is_a_frame_in_a_segment_of_its_lane(storing: Storing) -> None:
     assert storing.store.syncs.unsynced() == [writer]
 
 
+def test_a_segment_is_its_folders_groups(storing: Storing) -> None:
+    """With the mode that its other files have."""
+    storing.folder.gid, storing.folder.file_mode = os.getgid(), 0o660
+    made: list[tuple[int, int | None]] = []
+    storing.disk.hooks["create"] = lambda path, mode, gid: made.append((mode, gid)) if ".seg" in path else None
+    storing.put(event())
+    assert made == [(0o660, os.getgid())]
+
+
 def test_a_header_tells_whether_its_writer_sends(storing: Storing) -> None:
     """And whether its events were dead letters; who only stores looks for what others have settled, at each segment."""
     storing.store.sends, storing.store.retry = False, True
@@ -265,6 +276,32 @@ def test_a_journal_takes_what_just_fits_it(tmp_path: Path) -> None:
     assert (storing.store.accepted(), storing.claims.lanes) == (0, {})
 
 
+def test_room_is_made_for_a_put(tmp_path: Path) -> None:
+    """As much as it needs, by who knows how; and not while this thread may be waited for."""
+    made: list[int] = []
+
+    def make(size: int) -> bool:
+        made.append(size)
+        for writer in storing.writers():
+            if writer.sealed:
+                os.unlink(writer.path)
+        return True
+
+    storing = Storing(tmp_path, bytes_max=(1 << 18) + 1000, make_room=make)
+    storing.put(event(200_000))
+
+    def within() -> bool:
+        with storing.store.lock, pytest.raises(QueueFull):
+            storing.put(event(url=LANES[0]))
+        return True
+
+    with storing.claims.lock:
+        assert in_another_thread(within)
+    assert (made, storing.store.accepted()) == ([], 1)
+    storing.put(event(url=LANES[0]))
+    assert (made, storing.store.accepted()) == ([1 << 18], 2)
+
+
 # -- a file that somebody removed
 
 
@@ -286,11 +323,15 @@ def test_a_segments_name_is_looked_at_once_a_second(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [1, 2])
 def test_what_is_put_after_a_file_was_removed_goes_to_another(storing: Storing, more: int) -> None:
-    """What was in it is counted as lost once its turn comes."""
+    """It ends, though there is no room for the other; what was in it is counted as lost once its turn comes."""
     storing.put(event(b"a"))
     [writer] = storing.open()
     os.unlink(writer.path)
     storing.clock.advance(1.0)
+    storing.disk.hooks["allocate"] = refuse
+    assert storing.refused(*[event(b"b")] * more) == "disk"
+    assert (writer.sealed, storing.open()) == (True, [])
+    storing.disk.hooks.clear()
     storing.put(*[event(b"b")] * more)
     assert (writer.sealed, storing.open() != [writer], storing.store.accepted()) == (True, True, 1 + more)
     assert storing.claimed() == [b"b"] * more
@@ -304,7 +345,9 @@ def test_a_folder_that_is_gone_is_not_made_anew(storing: Storing) -> None:
     os.rename(storing.folder.path, f"{storing.folder.path}.gone")
     storing.clock.advance(1.0)
     for _ in range(2):
-        assert storing.refused(event()) == "folder_gone"
+        with pytest.raises(QueueUnavailable, match=re.escape(storing.folder.path)) as refused:
+            storing.put(event())
+        assert refused.value.reason == "folder_gone"
     assert (storing.open(), writer.sealed, storing.store.accepted()) == ([writer], False, 1)
     os.rename(f"{storing.folder.path}.gone", storing.folder.path)
     storing.put(event(b"b"))
