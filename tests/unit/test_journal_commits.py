@@ -135,6 +135,24 @@ def test_a_put_in_the_middle_of_a_sync_is_safe_by_itself(durable: Storing) -> No
     assert (durable.claimed(), durable.store.accepted()) == ([b"a", b"b", b"c"], 3)
 
 
+@pytest.mark.parametrize("interrupted", [0, 15])
+def test_a_put_aside_that_cannot_be_made_safe_is_refused(
+    durable: Storing, monkeypatch: pytest.MonkeyPatch, interrupted: int
+) -> None:
+    """However many others it interrupts."""
+    monkeypatch.setattr(durable.store, "_is_opening", lambda: True)
+    durable.store._free_aside = durable.store._free_aside[: 16 - interrupted]
+    made = len(durable.writers())
+
+    def synced(fd: int) -> None:
+        if any(writer.fd == fd for writer in durable.writers()[made:]):
+            refuse()
+
+    durable.disk.hooks["datasync"] = synced
+    assert durable.refused(event()) == "sync_failed"
+    assert (durable.store.accepted(), durable.claimed()) == (0, [])
+
+
 def test_what_is_open_can_be_synced(durable: Storing, tmp_path: Path) -> None:
     """By a flush: at ``fsync`` what no put has synced yet, at ``os`` all, with the names on the way."""
     durable.put(event(b"a"))

@@ -208,15 +208,15 @@ def test_a_segment_is_filled_to_its_last_byte(storing: Storing, over: int, more:
     assert len(storing.claimed()) == 2 + more
 
 
-@pytest.mark.parametrize("more", [0, 1])
-def test_an_envelope_has_to_fit_too(storing: Storing, more: int) -> None:
+@pytest.mark.parametrize("left", [0, 8, -8])
+def test_an_envelope_has_to_fit_too(storing: Storing, left: int) -> None:
     """With both of its definitions, to the last byte."""
     storing.put(event(1000))
     [writer] = storing.open()
     rest = writer.size - writer.end - fmt.FRAME_HEAD_BYTES - DEFINED
-    other = {"verb": "PUTS"}  # as long as the other
-    storing.put(event(rest - 8 * more, **other))
-    assert (storing.open(), writer.end) == ([writer], writer.size - 8 * more)
+    storing.put(event(rest - left, verb="PUTS"))  # as long as the other
+    assert writer.sealed is (left < 0)
+    assert (storing.open() == [writer], writer.end == writer.size - left) == (left >= 0, left >= 0)
     assert len(storing.claimed()) == 2
 
 
@@ -246,8 +246,9 @@ def test_a_put_has_no_more_envelopes_than_a_segment_takes(storing: Storing, monk
     assert [one.count for one in storing.open()] == [8]
     with pytest.raises(EventTooLarge, match="4 different envelopes"):
         storing.put(*some)
-    assert storing.store.accepted() == 13
-    assert len(storing.claimed()) == 13
+    storing.put(*some[:3])
+    assert [(one.count, len(one.envelopes)) for one in storing.open()] == [(3, 3)]
+    assert storing.store.accepted() == len(storing.claimed()) == 16
 
 
 def test_no_more_segments_are_open_than_a_process_can_have(storing: Storing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +319,9 @@ def test_a_segments_name_is_looked_at_once_a_second(tmp_path: Path) -> None:
             if at == 2:
                 storing.clock.advance(1.0)
         assert found == looks
+        storing.put(event(), event())
+        storing.put(event())
+        assert sum(path.endswith(".seg") for path in seen) == looks[-1] + 1 + durable
         assert len(storing.writers()) == 1
 
 

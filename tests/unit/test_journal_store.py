@@ -264,12 +264,18 @@ def test_a_put_aside_has_segments_that_end_with_it(storing: Storing, monkeypatch
 
 
 def test_nobody_makes_room_for_a_put_aside(storing: Storing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in the middle of what room is made with."""
+    """It is in the middle of what room is made with; nor for those that interrupt it."""
     asked: list[bool] = []
+
+    def find(_size: int, **options: Any) -> None:
+        asked.append(options["may_make"])
+        if len(asked) < 16:
+            storing.put(one())
+
     monkeypatch.setattr(storing.store, "_is_opening", lambda: True)
-    monkeypatch.setattr(storing.store._room, "find", lambda _size, **options: asked.append(options["may_make"]))
+    monkeypatch.setattr(storing.store._room, "find", find)
     storing.put(one())
-    assert asked == [False]
+    assert asked == [False] * 16
 
 
 def test_a_put_that_closes_comes_before_the_close(storing: Storing) -> None:
