@@ -69,6 +69,16 @@ def test_damage_costs_what_is_damaged(reading: Reading, name: str, *, sealed: bo
     assert cursor.outcomes() == ({Outcome.DAMAGED: len(lost)} if lost else {})
 
 
+def test_what_tells_more_than_a_seal_is_not_believed(reading: Reading) -> None:
+    """It is no measure of what was lost before it."""
+    frames = [E0, spoilt(E1), E3]
+    reading.write(DEFINITION, *frames, seal=(2, len(DEFINITION) + sum(map(len, frames))))
+    cursor = reading.open()
+    assert reading.read(cursor) == [0]
+    assert reading.damage == told(frames, [(1, spoilt(E1), 0, CHECKSUM), (2, E3, 1, CHECKSUM)])
+    assert (cursor.ordinal, cursor.outcomes()) == (2, {Outcome.DAMAGED: 1})
+
+
 def test_damage_is_passed_over_between_claims(reading: Reading) -> None:
     """One by one; what has an end that is known has more until it was reached."""
     reading.write(DEFINITION, E0, spoilt(E1), E2)

@@ -227,9 +227,10 @@ def test_a_segment_that_was_settled_as_a_whole_is_folded(claiming: Claiming) -> 
             if taken:
                 claiming.claims.discard(cursor)
                 assert (claiming.claims.open, claiming.claims.done) == ({cursor}, [cursor])
-        if not taken:
+        if taken:
+            claiming.claims.fold_done()
+        else:
             claiming.claims.discard(cursor)
-        claiming.claims.fold_done()
         assert claiming.claims.folds == 1 + taken
     assert claiming.totals()["dropped"] == {"overflow": 4}
 

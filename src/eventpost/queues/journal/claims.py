@@ -232,7 +232,6 @@ class Claims:
             self.waiting -= 1
             cursor.waiting -= 1
         self.delivered += 1
-        self.retire_if_done(cursor)
 
     def _settle(self, cursor: Cursor, ordinals: list[int], outcome: Outcome) -> None:
         for run in runs(ordinals):

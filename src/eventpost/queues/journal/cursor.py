@@ -241,7 +241,6 @@ class Cursor:
         lost = max(0, lost_until - self.ordinal)
         self._lose(lost, data[:skipped], "a frame's checksum does not hold")
         self.at += skipped
-        self.buffer = b""
         return bool(skipped or lost)
 
     @property
@@ -274,7 +273,6 @@ class Cursor:
                 if tail:
                     self.on_damage(self, self.at, tail, 0, "torn tail: the writer died before this put returned")
         self.at = end
-        self.buffer = b""
 
     def _told_by_outcomes(self) -> int:
         """Return how many events beyond the last frame must have been there, for they or later ones have an outcome.
