@@ -25,8 +25,8 @@ def durable(tmp_path: Path) -> Storing:
 
 
 def outcomes(writer: SegmentWriter) -> bytes:
-    """Return the outcomes of a segment's first four events."""
-    return Path(writer.path).read_bytes()[fmt.PAGE_BYTES :][:4]
+    """Return the outcomes of a segment's first six events."""
+    return Path(writer.path).read_bytes()[fmt.PAGE_BYTES :][:6]
 
 
 def never_in_turn(storing: Storing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +95,11 @@ def test_a_refused_sync_refuses_what_all_endpoints_were_to_get(durable: Storing)
             refuse()
 
     durable.disk.hooks["datasync"] = synced
-    assert durable.refused(*[event(b"%d" % n, LANES[n % 3]) for n in range(6)]) == "sync_failed"
-    assert (durable.syncs, durable.open(), durable.store.accepted()) == (["a", "b"], [], 3)
-    assert [(writer.sealed, writer.count) for writer in writers] == [(True, 1)] * 3
+    with pytest.raises(QueueUnavailable, match="sync") as refused:
+        durable.put(*[event(b"%d" % n, LANES[n % 2]) for n in range(6)])
+    assert refused.value.reason == "sync_failed"
+    assert (durable.syncs, durable.open(), durable.store.accepted()) == (["a", "b"], writers[2:], 3)
+    assert [(writer.sealed, writer.count) for writer in writers] == [(True, 1), (True, 1), (False, 1)]
     assert durable.claimed(*LANES) == [b"before"] * 3
 
 
@@ -186,7 +188,7 @@ def test_what_waits_for_its_sync_is_safe_before_its_segment_ends(durable: Storin
         writer = durable.store._append(durable.store._levels[0], 0, event(b"b"))
     durable.watch_syncs()
     durable.store.close()
-    assert (durable.syncs, writer.sealed, writer.synced) == (["s"], True, writer.end)
+    assert (durable.syncs, writer.sealed, writer.synced, writer.synced_count) == (["s"], True, writer.end, 2)
     assert (durable.claimed(), durable.store.accepted()) == ([b"a", b"b"], 2)
 
 
@@ -240,16 +242,16 @@ def test_one_that_could_not_be_synced_is_ended_wherever_it_is_open(durable: Stor
 
 def test_what_is_refused_for_a_late_sync_is_void(durable: Storing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its events, and no others: they are passed over, and not counted."""
-    durable.put(event(b"a"))
-    durable.put(event(b"b"))
+    durable.put(event(b"a"), event(b"b"), event(b"c"))
     [writer] = durable.open()
     never_in_turn(durable, monkeypatch)
-    assert durable.refused(event(b"c"), event(b"d")) == "sync_timeout"
-    assert (outcomes(writer), durable.claims.count_passed()) == (bytes(2) + VOID * 2, (2, 2))
-    assert (durable.store.accepted(), durable.open()) == (4, [writer])
+    assert durable.refused(event(b"d")) == "sync_timeout"
+    assert durable.refused(event(b"e"), event(b"f")) == "sync_timeout"
+    assert (outcomes(writer), durable.claims.count_passed()) == (bytes(3) + VOID * 3, (3, 3))
+    assert (durable.store.accepted(), durable.open()) == (6, [writer])
     durable.store.syncs._sync_lock = RLock()
-    durable.put(event(b"e"))
-    assert durable.claimed() == [b"a", b"b", b"e"]
+    durable.put(event(b"g"))
+    assert durable.claimed() == [b"a", b"b", b"c", b"g"]
 
 
 def test_what_was_void_is_gone_with_what_is_taken_back(durable: Storing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +264,7 @@ def test_what_was_void_is_gone_with_what_is_taken_back(durable: Storing, monkeyp
     durable.disk.hooks["datasync"] = refuse
     durable.store.close()
     assert (durable.store.accepted(), durable.claims.count_passed()) == (1, (0, 0))
-    assert (outcomes(writer), durable.claimed()) == (bytes(4), [b"a"])
+    assert (outcomes(writer), durable.claimed()) == (bytes(6), [b"a"])
 
 
 @pytest.mark.parametrize("interrupts", [False, True])
