@@ -13,7 +13,9 @@ from .mutants import PACKAGE, Mutant, modules
 from .record import ROOT
 
 JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "unit/test_journal_cursor",
-                  "unit/test_journal_disk", "unit/test_journal_erase",
+                  "unit/test_journal_claims", "unit/test_journal_commits", "unit/test_journal_damage",
+                  "unit/test_journal_disk", "unit/test_journal_puts",
+                  "unit/test_journal_erase", "unit/test_journal_leases", "unit/test_journal_reading",
                   "unit/test_journal_forged", "unit/test_journal_format", "unit/test_journal_hands",
                   "unit/test_journal_inspect", "unit/test_journal_notes", "unit/test_journal_presence",
                   "unit/test_journal_purge", "unit/test_journal_purge_places", "unit/test_journal_purge_rounds",

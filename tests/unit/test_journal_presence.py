@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import HookedDisk
+from tests.unit.test_journal_room import in_another_thread
 
 from eventpost.queues.journal.folder import Folder
 from eventpost.queues.journal.presence import Presence
@@ -47,6 +48,15 @@ def test_nobody_becomes_a_writer_once(folder: Folder, presence: Presence) -> Non
     presence.enter()
     presence.enter_unlocked()
     assert (presence.name, locks(folder)) == (name, [f"{name}.lock"])
+
+
+def test_who_is_a_writer_already_waits_for_no_put(folder: Folder) -> None:
+    """A put in the middle of an open says so again, and who has the put lock may wait for it."""
+    lock = RLock()
+    presence = Presence(folder, lock)
+    presence.enter()
+    with lock:
+        assert in_another_thread(lambda: presence.enter() or True)
 
 
 def test_a_lock_whose_name_is_gone_is_made_anew_by_the_same_name(

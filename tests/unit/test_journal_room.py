@@ -28,7 +28,7 @@ def in_another_thread(work: Callable[[], Any]) -> Any:
 
 
 class Putting:
-    """A room of 10,000 bytes, and who asks for it; ``makes``: whether room can be made, which takes 0.1 s."""
+    """A room of 10,000 bytes, and who asks; ``makes``: whether room can be made, which takes an eighth of a second."""
 
     def __init__(self, folder: Path, *, makes: bool = False) -> None:
         self.disk, self.clock, self.lock = HookedDisk(), ManualClock(), RLock()
@@ -55,7 +55,7 @@ class Putting:
     def make(self, size: int) -> bool:
         """Make room, or find out that none can be made."""
         self.made.append(size)
-        self.clock.advance(0.1)
+        self.clock.advance(0.125)
         return self.makes
 
     def give_back(self) -> None:
@@ -137,9 +137,9 @@ def test_where_none_could_be_made_nobody_looks_for_twenty_times_as_long(putting:
     assert putting.is_refused_for_a_while(7000)
     assert not putting.is_refused_for_a_while(5999)
     assert putting.finds(5000) is None
-    putting.clock.advance(1.9)
+    putting.clock.advance(2.25)
     assert putting.is_refused_for_a_while()
-    putting.clock.advance(0.2)
+    putting.clock.advance(0.25)
     assert not putting.is_refused_for_a_while()
     for event in ("a fold", "something to fold"):
         fill()

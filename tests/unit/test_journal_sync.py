@@ -176,6 +176,28 @@ def test_who_interrupts_a_put_waits_for_nobodys_turn(durable: Storing) -> None:
     assert durable.done == ["a"]
 
 
+def test_what_is_safe_already_waits_for_nobodys_turn(durable: Storing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another's sync is about what came later."""
+    monkeypatch.setattr(sync_module, "SYNC_WAIT_S", 0.01)
+    writer = durable.begin("a")
+    durable.syncs.commit(writer, writer.end)
+    in_time(lambda: durable.syncs._sync_lock.acquire(False))  # and never lets go
+    durable.syncs.commit(writer, writer.end)
+
+
+def test_a_background_sync_only_reads(plain: Storing) -> None:
+    """It needs no right to write, and changes nothing."""
+    plain.begin("a")
+    opened: list[bool] = []
+
+    def look(_: str, *, write: bool = True) -> None:
+        opened.append(write)
+
+    plain.disk.hooks["open"] = look
+    assert plain.syncs.sync() is True
+    assert opened == [False]
+
+
 def test_a_thread_knows_that_it_is_in_the_middle_of_a_sync(durable: Storing) -> None:
     """Only that one, and only then; also after a sync that came in the middle of it."""
     writer, other = durable.begin("a"), durable.begin("b")

@@ -81,10 +81,7 @@ class Claims:
 
     def add_own(self, writer: SegmentWriter) -> None:
         """Know a new own segment; called by the putting side, under its lock only."""
-        lane = self.lanes.get(writer.header.lane)
-        if lane is None:
-            lane = self.lanes.setdefault(writer.header.lane, Lane())
-        lane.own.append(writer)
+        self.lanes.setdefault(writer.header.lane, Lane()).own.append(writer)
 
     def add_adopted(self, cursor: Cursor) -> None:
         """Know a segment that was adopted."""
@@ -104,9 +101,7 @@ class Claims:
             self.claimer = get_ident()
             lane = self.lanes.get(url)
             out: list[JournalLease] = []
-            if (
-                lane is None or events_max <= 0 or self.closed
-            ):  # what a closed queue handed out, others may send as well
+            if lane is None or self.closed:  # what a closed queue handed out, others may send as well
                 return []
             now = self.clock.monotonic()
             taken = self._claim_again(lane, events_max, bytes_max, now, out)
@@ -199,13 +194,14 @@ class Claims:
                 cursor = leases[index].cursor  # type: ignore[attr-defined]  # our leases
                 ordinals: list[int] = []
                 settling: list[JournalLease] = []
+                late: list[JournalLease] = []
                 while index < count:
                     lease: JournalLease = leases[index]  # type: ignore[assignment]  # our leases
                     if lease.cursor is not cursor:
                         break
                     index += 1
                     if not lease.live:
-                        self._ack_late(lease)
+                        late.append(lease)  # to be looked at last: its event may be among those that are settled here
                     else:
                         lease.live = False
                         ordinals.append(lease.ordinal)
@@ -217,6 +213,8 @@ class Claims:
                         lease.live = True  # not noted: whoever asks again finds them as they were
                     raise
                 self.delivered += len(ordinals)
+                for lease in late:
+                    self._ack_late(lease)
                 self.retire_if_done(cursor)
 
     def _ack_late(self, lease: JournalLease) -> None:
@@ -234,7 +232,6 @@ class Claims:
             self.waiting -= 1
             cursor.waiting -= 1
         self.delivered += 1
-        self.retire_if_done(cursor)
 
     def _settle(self, cursor: Cursor, ordinals: list[int], outcome: Outcome) -> None:
         for run in runs(ordinals):

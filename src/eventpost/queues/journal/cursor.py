@@ -124,7 +124,6 @@ class Cursor:
             begin, size = at, len(data)
             stop = size - FRAME_HEAD_BYTES
             settled, envelopes, expected = self._settled(), self.envelopes, self.ordinal
-            anomaly = True
             while at <= stop:
                 checksum, length, ordinal, at_s, number, kind, _ = _unpack_frame(data, at)
                 after = at + length
@@ -151,11 +150,10 @@ class Cursor:
                     break
                 at += (length + 7) & -8
                 if left <= 0 or taken >= bytes_max:
-                    anomaly = False
                     break
             self.ordinal = expected
             self.at += at - begin
-            if anomaly and at == begin and not self._go_on(empty=begin >= size):
+            if at == begin and not self._go_on(empty=begin >= size):
                 break
         return taken
 
@@ -243,7 +241,6 @@ class Cursor:
         lost = max(0, lost_until - self.ordinal)
         self._lose(lost, data[:skipped], "a frame's checksum does not hold")
         self.at += skipped
-        self.buffer = b""
         return bool(skipped or lost)
 
     @property
@@ -266,11 +263,7 @@ class Cursor:
         self.ended = True
         self.envelopes = {}
         end = self.end or 0
-        if (
-            self.header.sealed_events is not None
-            and self.header.sealed_end == end
-            and self.ordinal < self.header.sealed_events
-        ):
+        if self.header.sealed_events is not None and self.ordinal < self.header.sealed_events:
             tail = self.disk.read(self.fd, max(0, end - self.at), self.at)
             self._lose(self.header.sealed_events - self.ordinal, tail, "a frame's checksum does not hold")
         else:
@@ -280,7 +273,6 @@ class Cursor:
                 if tail:
                     self.on_damage(self, self.at, tail, 0, "torn tail: the writer died before this put returned")
         self.at = end
-        self.buffer = b""
 
     def _told_by_outcomes(self) -> int:
         """Return how many events beyond the last frame must have been there, for they or later ones have an outcome.

@@ -280,8 +280,7 @@ class Store:
         """Seal the lane's segment and begin the next one, if the folder's bound allows it."""
         old = level.get(lane)
         size = min(SEGMENT_BYTES_MIN if old is None else 2 * old.size, self.segment_bytes_max)
-        size = max(size, wanted + 2 * fmt.PAGE_BYTES)
-        pages = max(1, -(-size // _OUTCOME_RATIO // fmt.PAGE_BYTES), -(-events // fmt.PAGE_BYTES))
+        pages = max(-(-size // _OUTCOME_RATIO // fmt.PAGE_BYTES), -(-events // fmt.PAGE_BYTES))
         now_ms = int(self.clock.time() * 1000)
         try:
             self.presence.enter()
