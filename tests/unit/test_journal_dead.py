@@ -208,9 +208,9 @@ def test_where_no_letter_is_none_is_taken_back(parking: Parking) -> None:
 # -- what lies in a file
 
 
-def letter(ordinal: int, meta: Any = META, *, envelope: int = 0) -> bytes:
+def letter(ordinal: int, meta: Any = META, *, envelope: int = 0, at_s: int = 9) -> bytes:
     """Return a letter's frame."""
-    return fmt.frame(Kind.DEAD, ordinal, 9, envelope, fmt.encode_dead(meta, event(ordinal).payload))
+    return fmt.frame(Kind.DEAD, ordinal, at_s, envelope, fmt.encode_dead(meta, event(ordinal).payload))
 
 
 ENDPOINT = fmt.frame(Kind.ENVELOPE, 0, 9, 0, fmt.encode_envelope(ENVELOPE))
