@@ -128,11 +128,14 @@ def test_a_segment_takes_letters_to_its_last_byte(parking: Parking, short: int) 
 
 
 def test_a_letter_that_is_larger_than_a_segment_has_one_of_its_size(parking: Parking) -> None:
-    """With room for it and no more than some pages beside."""
-    large = event(1, 300_000)
-    parking.park(large)
-    assert 300_000 < os.path.getsize(f"{parking.folder.dead}/{FIRST}") < 300_000 + 5 * fmt.PAGE_BYTES
-    assert [letter.event for _, letter in parking.letters()] == [large]
+    """With room for it and no more than some pages beside; each has a name of its own, in the same millisecond too."""
+    names = [FIRST.replace("000000.seg", f"00000{number}.seg") for number in range(4)]
+    for number, name in enumerate(names):
+        large = event(number, 300_000)
+        parking.park(large)
+        assert 300_000 < os.path.getsize(f"{parking.folder.dead}/{name}") < 300_000 + 5 * fmt.PAGE_BYTES
+        assert [letter.event for _, letter in parking.letters(name)] == [large]
+    assert parking.writer.names == sorted(os.listdir(parking.folder.dead)) == names
 
 
 def test_at_fsync_a_letter_is_on_the_device_before_its_event_is_settled(tmp_path: Path) -> None:
@@ -266,7 +269,9 @@ def test_a_walk_tells_every_frame_and_every_damaged_place() -> None:
 
 
 def test_a_segment_is_read_whole_and_let_go(parking: Parking) -> None:
-    """With a header of several pages, too; what is gone is none, what is no segment an error."""
+    """With a header of several pages, too; what is gone is none, what is no segment an error; none need be writable."""
+    opened: list[dict[str, bool]] = []
+    parking.disk.hooks["open"] = lambda _, **how: opened.append(how)
     header = fmt.encode_header("x" * 5000, WRITER, 1, sender=False, retry=False, outcome_pages=1)
     path = Path(parking.folder.dead, "long")
     data = header.ljust(3 * fmt.PAGE_BYTES, b"\1") + b"rest"
@@ -274,6 +279,7 @@ def test_a_segment_is_read_whole_and_let_go(parking: Parking) -> None:
     found = dead.read_segment(parking.folder, str(path))
     assert found is not None
     assert (found[0].lane, found[1], found[2]) == ("x" * 5000, b"\1" * fmt.PAGE_BYTES, data)
+    assert opened == [{"write": False}]
     with dead.held(parking.folder, "long") as held:
         assert held.header == found[0]
     path.write_bytes(b"noise" * 2000)
@@ -290,7 +296,7 @@ def test_letters_of_a_dead_writer_tell_which_events_are_dead(parking: Parking) -
     """Those of segments that nobody sealed; not what was taken back, and nothing of what cannot be read."""
     folder = parking.folder
     end = letter(3, META | {"origin": "other.seg:9"})
-    odd = [letter(4, META | {"origin": "?"}), letter(5, {}), fmt.frame(Kind.DEAD, 6, 9, 0, b"x")]
+    odd = [letter(4, META | {"origin": "?"}), letter(5, {}), b"noise   " * 9, fmt.frame(Kind.DEAD, 6, 9, 0, b"x")]
     left(folder, ENDPOINT, letter(0), letter(1), *odd, end, outcomes=bytes([0, Outcome.VOID]))
     left(folder, ENDPOINT, letter(0, META | {"origin": f"{ORIGIN}:6"}), name=SECOND, outcomes=bytes([Outcome.RETRIED]))
     left(folder, ENDPOINT, letter(0), name="0000000000003-7.cc-000000.seg", seal=1)

@@ -173,18 +173,59 @@ def test_the_oldest_segments_go_until_the_rest_is_within_the_bound(tmp_path: Pat
 
 def test_what_cannot_go_makes_no_room(tmp_path: Path) -> None:
     """Held by who retries it, still written to, or unreadable: a newer one goes in its place, and nobody is told."""
-    kept = Kept(tmp_path, 1)
+    kept = Kept(tmp_path)
     held = kept.left("7.aa", 1, seal=1)
+    spoilt = kept.left("7.aa", 1, number=1, seal=1)
     open_ = kept.left("7.bb", 1)
     last = kept.left("7.cc", 1, 1)
+    newest = kept.left("7.dd", 1, 1)
+    sizes = [os.path.getsize(f"{kept.folder.dead}/{name}") for name in kept.there()]
+    Bounds(sum(sizes) - sizes[0], None).note(kept.folder)
+
+    def spoil(path: str) -> None:
+        if path.endswith(spoilt):
+            with open(path, "r+b") as file:
+                file.write(b"noise")
+
+    kept.disk.hooks["size"] = spoil
     with kept.alive("7.bb"), kept.held(held):
         kept.expiry.expire()
-        assert kept.there() == [held, open_]
+        assert kept.there() == [held, spoilt, open_, newest]
         assert kept.outcomes(open_, 1) == [0]
         assert kept.heard == [told(2)]
     assert last not in kept.there()
+    kept.disk.hooks.clear()
+    os.unlink(f"{kept.folder.dead}/{spoilt}")
+    Bounds(1, None).note(kept.folder)
     kept.expiry.expire()
     assert kept.there() == []
+
+
+def test_what_is_young_enough_is_bounded_in_bytes_all_the_same(tmp_path: Path) -> None:
+    """Both bounds hold: also for segments that were begun since, and for what is left of one that was cut down."""
+    kept = Kept(tmp_path, 1, AGE_S)
+    kept.left("7.aa", OLDEST_S + 1, created_ms=1000 * (OLDEST_S + 1))
+    kept.left("7.bb", OLDEST_S, OLDEST_S + 1, seal=2)
+    kept.expiry.expire()
+    assert kept.there() == []
+    assert kept.heard == [told(1), told(1), told(1)]
+    assert kept.dropped() == {"dead_expired": 3}
+
+
+def test_on_a_full_disk_letters_make_room_for_their_own_count(tmp_path: Path) -> None:
+    """Their bytes go first."""
+    kept = Kept(tmp_path, 1)
+    kept.left("7.aa", 1, 1, seal=2)
+    refused: list[str] = []
+
+    def full(path: str, *_: object) -> None:
+        if path.endswith(".totals.tmp") and not refused:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept.disk.hooks["create"] = full
+    kept.expiry.expire()
+    assert (kept.there(), kept.dropped(), len(refused)) == ([], {"dead_expired": 2}, 1)
 
 
 def test_what_cannot_be_read_is_told_and_hides_no_other(tmp_path: Path) -> None:
@@ -244,7 +285,7 @@ def test_the_oldest_damaged_bytes_go_until_the_rest_is_within_the_bound(
         for said in kept.heard:
             assert isinstance(said, Trouble)
             assert said.what == "bad_expired"
-            assert f"{files} files, {gone} bytes" in str(said.detail)
+            assert str(said.detail).startswith(f"{files} files, {gone} bytes")
 
 
 def test_damaged_bytes_that_cannot_be_removed_are_passed_over(tmp_path: Path) -> None:
