@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from tests.support import HookedDisk
 
 from eventpost.event import Envelope
 from eventpost.queues.journal import erase
@@ -103,6 +104,20 @@ def test_a_note_says_places_and_never_whose(folder: Folder) -> None:
     erase.write_note(folder, {})
     assert erase.read_note(folder) == {}
     assert not Path(folder.path, "purge.json").exists()
+
+
+def test_a_note_is_on_the_device_before_anything_is_erased(tmp_path: Path) -> None:
+    """Its bytes, then its name; that it is gone likewise."""
+    disk = HookedDisk()
+    folder, done = Folder(tmp_path, disk=disk, gid=None, allow_network_fs=True), list[str]()
+    for name in ("datasync", "rename", "sync_folder"):
+        disk.hooks[name] = lambda *_, name=name: done.append(name)
+    disk.hooks["unlink"] = lambda path: done.append(os.path.basename(path))
+    erase.write_note(folder, {"bad/x": [Place(1, 2)]})
+    assert [one for one in done if not one.startswith(".")] == ["datasync", "rename", "sync_folder"]
+    done.clear()
+    erase.write_note(folder, {})
+    assert done == ["purge.json", "sync_folder"]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,10 @@ class Count:
         with self.claims.lock:
             for lane in list(self.claims.lanes.values()):
                 found += [self._next_at_s(cursor) for cursor in lane.cursors]
-                found += [again.at_s for _, _, again in lane.again if again.lease is None]
+                waiting = (again for _, _, again in lane.again if again.lease is None)
+                found += [
+                    again.at_s for again in waiting if not again.cursor.is_settled(again.ordinal)
+                ]  # by a late answer
                 found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
         return min((at_s for at_s in found if at_s is not None), default=None)
 
