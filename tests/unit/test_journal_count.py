@@ -164,6 +164,7 @@ def test_what_others_did_is_in_the_sum_by_its_reason(tmp_path: Path) -> None:
     count._others.note("y", {Outcome.DELIVERED: 7})
     count._others.note("z", {Outcome.DELIVERED: 1})
     assert (count._read().delivered, count._read().queued) == (8, 32)
+    assert count._others.get("z") == {Outcome.DELIVERED: 1}
     count._others.forget("y")
     count._dead.forget("x")
     assert (count._read().delivered, count._read().dead, count._others.get("y")) == (1, 20, {})

@@ -368,7 +368,8 @@ def test_a_segment_that_went_while_it_was_waited_for_is_gone(parking: Parking, m
         assert (caught.value.errno, caught.value.filename, len(waited)) == (errno.EAGAIN, path, 2)
         with pytest.raises(FileNotFoundError) as gone:
             dead.settle(parking.folder, FIRST, None, Outcome.EXPIRED, wait_s=0.02)
-        assert (gone.value.filename, len(waited)) == (path, 3)
+        assert (gone.value.errno, gone.value.filename, len(waited)) == (errno.ENOENT, path, 3)
+        assert gone.value.strerror
     assert waited == [pytest.approx(0.01)] * 3
     assert parking.disk._descriptors == set()
 

@@ -16,6 +16,7 @@ MOUNTS = b"""
 26 21 0:9 / /gr\xc3\xb6\xc3\x9fe rw - cifs //server/share rw
 27 21 0:10 / /no\xfftext\x0c\\134\\011 rw - ceph server:/ rw
 28 21 0:11 / /short
+29 21 0:12 / /dataX rw - zfs pool rw
 """
 
 
@@ -35,7 +36,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/", "ext4"), ("/home/x", "ext4"), ("/data", "xfs"), ("/data/x", "xfs"), ("/database", "ext4"),
+        ("/", "ext4"), ("/home/x", "ext4"), ("/data", "xfs"), ("/data/x", "xfs"), ("/dataX/x", "zfs"),
+        ("/database", "ext4"),
         ("/data/with space/j", "nfs4"), ("/data/with", "xfs"), ("/data/inner/j", "btrfs"), ("/größe/j", "cifs"),
         ("/grö", "ext4"), (os.fsdecode(b"/no\xfftext\x0c\\\t"), "ceph"), ("/short", "ext4"),
     ],
