@@ -15,7 +15,7 @@ from .record import ROOT
 JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "unit/test_journal_cursor",
                   "unit/test_journal_disk", "unit/test_journal_erase",
                   "unit/test_journal_dead", "unit/test_journal_erasing", "unit/test_journal_expiry",
-                  "unit/test_journal_filesystem", "unit/test_journal_system",
+                  "unit/test_journal_filesystem", "unit/test_journal_reap", "unit/test_journal_system",
                   "unit/test_journal_forged", "unit/test_journal_format", "unit/test_journal_hands",
                   "unit/test_journal_inspect", "unit/test_journal_notes", "unit/test_journal_presence",
                   "unit/test_journal_purge", "unit/test_journal_refusals", "unit/test_journal_repair",

@@ -12,11 +12,11 @@ from tests.unit.test_journal_hands import BIG, queue_in
 from tests.unit.test_journal_room import in_another_thread
 
 from eventpost.queues.journal import JournalQueue, dead
+from eventpost.queues.journal.folder import Folder
 from eventpost.queues.journal.format import DROPPED, Outcome
 from eventpost.queues.protocol import QueueStats
 from eventpost.sender.primitives import is_mine
 from eventpost.testing.clock import ManualClock
-from eventpost.watch.signals import Signal, Trouble
 
 
 def test_no_more_is_dropped_than_what_is_wanted_to_the_byte(tmp_path: Path) -> None:
@@ -31,36 +31,6 @@ def test_no_more_is_dropped_than_what_is_wanted_to_the_byte(tmp_path: Path) -> N
     assert queue._keeper.make_room(free + oldest)
     assert (queue.stats().dropped, closes(queue.stats())) == ({"overflow": 1}, True)
     assert drain(queue) == [1, 2]
-    queue.close()
-
-
-def settled_by_another(folder: Path, count: int) -> JournalQueue:
-    """Return a queue that only stores, whose events another has delivered; the last one's segment is open."""
-    queue = queue_in(folder)
-    queue.sends = False
-    for number in range(count):
-        queue.put([event(number, BIG)])
-    other = queue_in(folder, adopt="always")
-    other.scan()
-    assert drain(other) == list(range(count))
-    other.close()
-    return queue
-
-
-def test_no_more_is_folded_than_what_is_wanted_to_the_byte(tmp_path: Path) -> None:
-    """A put that needs room does not fold a whole backlog for it."""
-    queue = settled_by_another(tmp_path, 3)
-    oldest = min((tmp_path / "segments").iterdir()).stat().st_size
-    assert queue._count.reap_own(bytes_wanted=oldest) == oldest
-    assert (queue._claims.folds, queue.stats().delivered, closes(queue.stats())) == (1, 3, True)
-    queue.close()
-
-
-def test_a_segment_that_is_open_frees_nothing(tmp_path: Path) -> None:
-    """Not one byte of it counts as room, though all in it is settled."""
-    queue = settled_by_another(tmp_path, 1)
-    assert queue._count.reap_own() == 0
-    assert (queue._claims.folds, closes(queue.stats())) == (0, True)
     queue.close()
 
 
@@ -235,6 +205,98 @@ def test_the_oldest_event_is_the_oldest_that_waits(tmp_path: Path) -> None:
     queue.close()
 
 
+def test_the_oldest_event_may_be_any_endpoints(tmp_path: Path) -> None:
+    """Each has a lane of its own."""
+    clock = ManualClock()
+    queue = JournalQueue(tmp_path, clock=clock)
+    lanes = [URL, "http://127.0.0.1:9/b", "http://127.0.0.1:9/c"]
+    for lane in lanes:
+        queue.put([event(0, url=lane), event(1, url=lane)])
+        clock.advance(10.0)
+    assert queue.stats().oldest_age_s == 30.0
+    for lane in lanes[:2]:
+        queue.ack(queue.claim(lane, 1, ALL))
+        assert queue.stats().oldest_age_s == 30.0
+    queue.ack(queue.claim(lanes[0], 1, ALL))
+    assert queue.stats().oldest_age_s == 20.0
+    queue.release(queue.claim(lanes[1], 1, ALL), 99.0)
+    assert queue.stats().oldest_age_s == 20.0
+    queue.close()
+
+
+def opened(disk: HookedDisk) -> list[str]:
+    """Return which files are opened from now on; to be read only, as all here."""
+    names: list[str] = []
+
+    def note(path: str, *, write: bool = True) -> None:
+        assert not write
+        names.append(os.path.basename(path))
+
+    disk.hooks["open"] = note
+    return names
+
+
+def test_own_segments_that_others_settled_are_looked_at_once(tmp_path: Path) -> None:
+    """To be read only, and no descriptor stays; those that are not settled as a whole are looked at each time."""
+    disk = HookedDisk()
+    queue = queue_in(tmp_path, disk=disk)
+    queue.sends = False
+    for number in range(3):
+        queue.put([event(number, BIG)])
+    names = sorted(os.listdir(tmp_path / "segments"))
+    other = queue_in(tmp_path, adopt="always")
+    other.scan()
+    other.ack(other.claim(URL, 1, ALL))
+    looks, before = opened(disk), set(disk._descriptors)
+    assert (queue.stats().delivered, looks) == (1, names)
+    looks.clear()
+    assert (queue.stats().delivered, looks, disk._descriptors) == (1, names[1:], before)
+    assert drain(other) == [1, 2]
+    assert (queue.stats().delivered, queue.stats().queued) == (3, 0)
+    os.unlink(tmp_path / "segments" / names[2])
+    os.unlink(tmp_path / "segments" / names[1])
+    assert (queue.stats().delivered, closes(queue.stats())) == (3, True)
+    disk.hooks.clear()
+    other.close()
+    queue.close()
+
+
+def test_own_letters_are_looked_at_when_their_file_has_changed(tmp_path: Path) -> None:
+    """Or may have since, for a file's time moves in steps; one that is gone leaves the count as it was."""
+    disk, clock = HookedDisk(), ManualClock()
+    queue = JournalQueue(tmp_path, disk=disk, clock=clock)
+    for number in range(2):
+        queue.put([event(number)])
+        queue.bury(queue.claim(URL, 1, ALL), "rejected")
+        queue._dead.close()
+        clock.advance(1.0)
+    names = sorted(os.listdir(tmp_path / "dead"))
+    paths = [tmp_path / "dead" / name for name in names]
+
+    def changed(path: Path, ago_s: float) -> None:
+        at_ns = int((clock.time() - ago_s) * 1e9)
+        os.utime(path, ns=(at_ns, at_ns))
+
+    for path in paths:
+        changed(path, 0.5)
+    looks = opened(disk)
+    for expected in (names, []):
+        looks.clear()
+        assert (queue.stats().dead, [name for name in looks if name in names]) == (2, expected)
+    dead.settle(Folder(tmp_path, disk=None, gid=None, allow_network_fs=True), names[1], None, Outcome.DISCARDED)
+    changed(paths[1], 0.0625)
+    for expected in ([names[1]], [names[1]]):
+        looks.clear()
+        assert (queue.stats().dead, [name for name in looks if name in names]) == (1, expected)
+    clock.advance(0.0625)
+    looks.clear()
+    assert (queue.stats().dead, [name for name in looks if name in names]) == (1, [])
+    for path in paths:
+        path.unlink()
+    assert (queue.stats().dead, queue.stats().dropped, closes(queue.stats())) == (1, {"dead_discarded": 1}, True)
+    disk.hooks.clear()
+
+
 def test_the_oldest_event_of_a_living_process_that_only_stores_is_known_to_who_sends_it(tmp_path: Path) -> None:
     """Though its segment is not sealed, so nobody knows how many there are."""
     clock = ManualClock()
@@ -253,35 +315,3 @@ def test_the_oldest_event_of_a_living_process_that_only_stores_is_known_to_who_s
         sender.ack(sender.claim(URL, 1, ALL))
     sender.close()
     writer.close()
-
-
-def test_letters_whose_segment_cannot_be_folded_are_told_and_kept_in_the_count(tmp_path: Path) -> None:
-    """The others are folded."""
-    disk, heard = HookedDisk(), list[Signal]()
-    queue = JournalQueue(tmp_path, disk=disk)
-    queue.emit = heard.append
-    for number in range(3):
-        queue.put([event(number)])
-        queue.bury(queue.claim(URL, 1, ALL), "rejected")
-        queue._dead.close()
-    names = sorted(os.listdir(tmp_path / "dead"))
-    dead.settle(queue.folder, names[0], None, Outcome.DISCARDED)
-    dead.settle(queue.folder, names[1], None, Outcome.RETRIED)
-
-    def refuses(path: str, **_: object) -> None:
-        if path.endswith(names[0]):
-            raise OSError(errno.EIO, "Input/output error")
-
-    disk.hooks["open"] = refuses
-    queue._count.reap_own_dead()
-    queue._say()
-    (said,) = heard
-    assert isinstance(said, Trouble)
-    assert (said.what, names[0] in str(said.detail)) == ("journal", True)
-    assert sorted(os.listdir(tmp_path / "dead")) == [names[0], names[2]] == sorted(queue._dead.names)
-    disk.hooks.clear()
-    assert (queue.stats().dead, queue.stats().dropped) == (2, {"dead_discarded": 1})
-    queue._count.reap_own_dead()
-    assert (os.listdir(tmp_path / "dead"), queue._dead.names) == ([names[2]], [names[2]])
-    assert (queue.stats().dead, queue.stats().dropped, closes(queue.stats())) == (2, {"dead_discarded": 1}, True)
-    queue.close()

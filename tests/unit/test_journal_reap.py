@@ -1,0 +1,135 @@
+"""What others settled is folded by who wrote it: how much, when, and what becomes of the count."""
+
+import errno
+import os
+from pathlib import Path
+
+from tests.support import ALL, URL, HookedDisk, closes, drain, event
+from tests.unit.test_journal_hands import BIG, queue_in
+
+from eventpost.queues.journal import JournalQueue, dead
+from eventpost.queues.journal.format import Outcome
+from eventpost.watch.signals import Signal, Trouble
+
+
+def settled_by_another(folder: Path, count: int) -> JournalQueue:
+    """Return a queue that only stores, whose events another has delivered; the last one's segment is open."""
+    queue = queue_in(folder)
+    queue.sends = False
+    for number in range(count):
+        queue.put([event(number, BIG)])
+    other = queue_in(folder, adopt="always")
+    other.scan()
+    assert drain(other) == list(range(count))
+    other.close()
+    return queue
+
+
+def test_no_more_is_folded_than_what_is_wanted_to_the_byte(tmp_path: Path) -> None:
+    """A put that needs room does not fold a whole backlog for it."""
+    queue = settled_by_another(tmp_path, 3)
+    oldest = min((tmp_path / "segments").iterdir()).stat().st_size
+    assert queue._count.reap_own(bytes_wanted=oldest) == oldest
+    assert (queue._claims.folds, queue.stats().delivered, closes(queue.stats())) == (1, 3, True)
+    queue.close()
+
+
+def test_a_segment_that_is_open_frees_nothing(tmp_path: Path) -> None:
+    """Not one byte of it counts as room, though all in it is settled."""
+    queue = settled_by_another(tmp_path, 1)
+    assert queue._count.reap_own() == 0
+    assert (queue._claims.folds, closes(queue.stats())) == (0, True)
+    queue.close()
+
+
+def test_nothing_is_folded_over_a_put_of_this_thread(tmp_path: Path) -> None:
+    """What would wait for it waits until the put has ended."""
+    queue = settled_by_another(tmp_path, 3)
+    with queue._store.lock:
+        assert queue._count.reap_own() == 0
+    assert (queue._claims.folds, len(os.listdir(tmp_path / "segments"))) == (0, 3)
+    names = sorted(os.listdir(tmp_path / "segments"))
+    sizes = [os.path.getsize(tmp_path / "segments" / name) for name in names]
+    assert queue._count.reap_own() == sum(sizes[:2])
+    assert (queue._claims.folds, os.listdir(tmp_path / "segments")) == (2, names[2:])
+    assert queue._count.reap_own() == 0
+    assert (queue.stats().delivered, closes(queue.stats())) == (3, True)
+    queue.close()
+
+
+def test_before_a_put_only_the_oldest_are_folded(tmp_path: Path) -> None:
+    """So many of each endpoint at most, and none behind one that is not settled."""
+    queue = settled_by_another(tmp_path, 5)
+    names = sorted(os.listdir(tmp_path / "segments"))
+    queue._count.reap_own(oldest=2)
+    assert sorted(os.listdir(tmp_path / "segments")) == names[2:]
+    path = tmp_path / "segments" / names[2]
+    data = bytearray(path.read_bytes())
+    data[4096] = 0  # not settled after all
+    path.write_bytes(data)
+    queue._count.reap_own(oldest=2)
+    assert sorted(os.listdir(tmp_path / "segments")) == names[2:]
+    queue._count.reap_own()
+    assert sorted(os.listdir(tmp_path / "segments")) == [names[2], names[4]]
+    assert (queue._claims.folds, queue.stats().delivered, queue.stats().queued) == (3, 4, 1)
+    assert closes(queue.stats())
+    queue.close()
+
+
+def test_an_own_segment_that_somebody_removed_is_lost_but_for_what_was_known(tmp_path: Path) -> None:
+    """What others had delivered of it stays delivered; the rest has vanished, and it is told once."""
+    queue, heard = queue_in(tmp_path), list[Signal]()
+    queue.emit = heard.append
+    queue.sends = False
+    queue.put([event(number) for number in range(3)])
+    queue.put([event(3, BIG)])
+    queue.put([event(4, BIG)])
+    first = min((tmp_path / "segments").iterdir())
+    other = queue_in(tmp_path, adopt="always")
+    other.scan()
+    other.ack(other.claim(URL, 2, ALL))
+    assert (queue.stats().delivered, queue.stats().queued) == (2, 3)
+    first.unlink()
+    assert queue._count.reap_own() > 0
+    queue._say()
+    stats = queue.stats()
+    assert (stats.delivered, stats.queued, stats.dropped, closes(stats)) == (2, 1, {"vanished": 2}, True)
+    (said,) = heard
+    assert isinstance(said, Trouble)
+    assert first.name in str(said.detail)
+    assert queue._count.forget_own(first.name) is False
+    assert queue._count.reap_own() == 0
+    other.close()
+    queue.close()
+
+
+def test_letters_whose_segment_cannot_be_folded_are_told_and_kept_in_the_count(tmp_path: Path) -> None:
+    """The others are folded."""
+    disk, heard = HookedDisk(), list[Signal]()
+    queue = JournalQueue(tmp_path, disk=disk)
+    queue.emit = heard.append
+    for number in range(3):
+        queue.put([event(number)])
+        queue.bury(queue.claim(URL, 1, ALL), "rejected")
+        queue._dead.close()
+    names = sorted(os.listdir(tmp_path / "dead"))
+    dead.settle(queue.folder, names[0], None, Outcome.DISCARDED)
+    dead.settle(queue.folder, names[1], None, Outcome.RETRIED)
+
+    def refuses(path: str, **_: object) -> None:
+        if path.endswith(names[0]):
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk.hooks["open"] = refuses
+    queue._count.reap_own_dead()
+    queue._say()
+    (said,) = heard
+    assert isinstance(said, Trouble)
+    assert (said.what, names[0] in str(said.detail)) == ("journal", True)
+    assert sorted(os.listdir(tmp_path / "dead")) == [names[0], names[2]] == sorted(queue._dead.names)
+    disk.hooks.clear()
+    assert (queue.stats().dead, queue.stats().dropped) == (2, {"dead_discarded": 1})
+    queue._count.reap_own_dead()
+    assert (os.listdir(tmp_path / "dead"), queue._dead.names) == ([names[2]], [names[2]])
+    assert (queue.stats().dead, queue.stats().dropped, closes(queue.stats())) == (2, {"dead_discarded": 1}, True)
+    queue.close()
