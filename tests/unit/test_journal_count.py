@@ -12,6 +12,7 @@ from tests.unit.test_journal_hands import BIG, queue_in
 from tests.unit.test_journal_room import in_another_thread
 
 from eventpost.queues.journal import JournalQueue, dead
+from eventpost.queues.journal import count as count_module
 from eventpost.queues.journal.folder import Folder
 from eventpost.queues.journal.format import DROPPED, Outcome
 from eventpost.queues.protocol import QueueStats
@@ -105,6 +106,15 @@ def test_only_a_count_that_puts_keep_from_closing_makes_them_wait(tmp_path: Path
         assert closes(queue.stats())
         assert alone == readings
     queue.close()
+
+
+def test_a_sum_closes_or_it_does_not() -> None:
+    """Each part of it counts."""
+    whole = QueueStats(accepted=31, delivered=1, queued=2, in_flight=4, dead=8, dropped={"x": 10, "y": 6})
+    assert count_module._closes(whole)
+    for part in ("accepted", "delivered", "queued", "in_flight", "dead"):
+        assert not count_module._closes(replace(whole, **{part: getattr(whole, part) + 1}))
+    assert not count_module._closes(replace(whole, dropped={"x": 10, "y": 7}))
 
 
 def test_what_others_did_is_in_the_sum_by_its_reason(tmp_path: Path) -> None:

@@ -1,21 +1,23 @@
 """What others settled is folded by who wrote it: how much, when, and what becomes of the count."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 from tests.support import ALL, URL, HookedDisk, closes, drain, event
 from tests.unit.test_journal_hands import BIG, queue_in
 
-from eventpost.queues.journal import JournalQueue, dead
-from eventpost.queues.journal.format import Outcome
+from eventpost.queues.journal import JournalQueue, dead, erase, totals
+from eventpost.queues.journal.erase import Place
+from eventpost.queues.journal.format import FRAME_HEAD_BYTES, Outcome
 from eventpost.watch.signals import Signal, Trouble
 
 
-def settled_by_another(folder: Path, count: int) -> JournalQueue:
+def settled_by_another(folder: Path, count: int, *, retry: bool = False) -> JournalQueue:
     """Return a queue that only stores, whose events another has delivered; the last one's segment is open."""
     queue = queue_in(folder)
-    queue.sends = False
+    queue.sends, queue.retry = False, retry
     for number in range(count):
         queue.put([event(number, BIG)])
     other = queue_in(folder, adopt="always")
@@ -129,7 +131,72 @@ def test_letters_whose_segment_cannot_be_folded_are_told_and_kept_in_the_count(t
     assert sorted(os.listdir(tmp_path / "dead")) == [names[0], names[2]] == sorted(queue._dead.names)
     disk.hooks.clear()
     assert (queue.stats().dead, queue.stats().dropped) == (2, {"dead_discarded": 1})
+    queue.put([event(4)])
+    queue.bury(queue.claim(URL, 1, ALL), "rejected")
+    queue._dead.close()
+    dead.settle(queue.folder, queue._dead.names[-1], None, Outcome.RETRIED)
     queue._count.reap_own_dead()
     assert (os.listdir(tmp_path / "dead"), queue._dead.names) == ([names[2]], [names[2]])
-    assert (queue.stats().dead, queue.stats().dropped, closes(queue.stats())) == (2, {"dead_discarded": 1}, True)
+    assert queue._count._dead_changed_ns.keys() <= {names[2]}
+    found = totals.read(queue.folder)
+    assert (found["accepted"], found["dropped"], found["folded"][0][:5]) == (0, {"dead_discarded": 1}, "dead/")
+    assert (queue.stats().dead, queue.stats().dropped, closes(queue.stats())) == (3, {"dead_discarded": 1}, True)
+    queue.close()
+
+
+def test_letters_make_room_for_their_count_on_a_full_disk(tmp_path: Path) -> None:
+    """Their bytes go first."""
+    disk, refused = HookedDisk(), list[str]()
+    queue = JournalQueue(tmp_path, disk=disk)
+    queue.put([event(1), event(2)])
+    queue.bury(queue.claim(URL, 2, ALL), "rejected")
+    queue._dead.close()
+    dead.settle(queue.folder, queue._dead.names[0], None, Outcome.DISCARDED)
+
+    def full(path: str, *_: object) -> None:
+        if path.endswith(".totals.tmp") and not refused:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.hooks["create"] = full
+    queue._count.reap_own_dead()
+    assert (os.listdir(tmp_path / "dead"), len(refused)) == ([], 1)
+    assert (queue.stats().dead, queue.stats().dropped, closes(queue.stats())) == (0, {"dead_discarded": 2}, True)
+    queue.close()
+
+
+def test_what_cannot_be_folded_now_is_in_the_count_all_the_same(tmp_path: Path) -> None:
+    """Somebody has the totals: no room was made, and a signal handler that asks over a put hears what was found."""
+    queue = settled_by_another(tmp_path, 2)
+    with (tmp_path / "totals.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert queue._count.reap_own() == 0
+    with queue._store.lock:
+        stats = queue.stats()
+    assert (stats.delivered, stats.queued, queue._claims.folds, closes(stats)) == (1, 1, 0, True)
+    queue.close()
+
+
+def test_what_was_put_back_is_not_accepted_again_when_it_is_folded(tmp_path: Path) -> None:
+    """It was when it came first."""
+    queue = settled_by_another(tmp_path, 2, retry=True)
+    queue._count.reap_own()
+    found = totals.read(queue.folder)
+    assert (found["accepted"], found["delivered"]) == (0, 1)
+    queue.close()
+
+
+def test_a_purge_of_a_whole_segment_counts_once(tmp_path: Path) -> None:
+    """When it was done, and not again when the segment is folded."""
+    queue = queue_in(tmp_path)
+    for number in range(2):
+        queue.put([event(number, BIG)])
+    path = min((tmp_path / "segments").iterdir())
+    at = path.read_bytes().index(event(0, BIG).payload) - FRAME_HEAD_BYTES
+    erase.write_note(queue.folder, {f"segments/{path.name}": [Place(at, 0)]})
+    queue._erasing.look(elected=False)
+    for folds in (0, 1):
+        stats = queue.stats()
+        assert (stats.dropped, stats.queued, queue._claims.folds, closes(stats)) == ({"purged": 1}, 1, folds, True)
+        queue._count.reap_own()
     queue.close()
