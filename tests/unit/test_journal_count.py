@@ -239,7 +239,7 @@ def opened(disk: HookedDisk) -> list[str]:
     names: list[str] = []
 
     def note(path: str, *, write: bool = True) -> None:
-        assert not write
+        assert write is False
         names.append(os.path.basename(path))
 
     disk.hooks["open"] = note

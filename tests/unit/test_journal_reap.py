@@ -5,6 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
+import pytest
 from tests.support import ALL, URL, HookedDisk, closes, drain, event
 from tests.unit.test_journal_hands import BIG, queue_in
 
@@ -87,15 +88,16 @@ def test_an_own_segment_that_somebody_removed_is_lost_but_for_what_was_known(tmp
     queue.put([event(3, BIG)])
     queue.put([event(4, BIG)])
     first = min((tmp_path / "segments").iterdir())
+    queue._claims.void(queue._claims.lanes[URL].own[0], [2])  # its put was refused
     other = queue_in(tmp_path, adopt="always")
     other.scan()
     other.ack(other.claim(URL, 2, ALL))
-    assert (queue.stats().delivered, queue.stats().queued) == (2, 3)
+    assert (queue.stats().accepted, queue.stats().delivered, queue.stats().queued) == (4, 2, 2)
     first.unlink()
     assert queue._count.reap_own() > 0
     queue._say()
     stats = queue.stats()
-    assert (stats.delivered, stats.queued, stats.dropped, closes(stats)) == (2, 1, {"vanished": 2}, True)
+    assert (stats.delivered, stats.queued, stats.dropped, closes(stats)) == (2, 1, {"vanished": 1}, True)
     (said,) = heard
     assert isinstance(said, Trouble)
     assert first.name in str(said.detail)
@@ -183,6 +185,31 @@ def test_what_was_put_back_is_not_accepted_again_when_it_is_folded(tmp_path: Pat
     queue._count.reap_own()
     found = totals.read(queue.folder)
     assert (found["accepted"], found["delivered"]) == (0, 1)
+    queue.close()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_purged_of_a_segment_that_is_gone_was_purged(tmp_path: Path, *, known: bool) -> None:
+    """Only the rest has vanished; also where a fold had been tried, and so all that is in it was known."""
+    queue = queue_in(tmp_path)
+    queue.put([event(number) for number in range(3)])
+    for _ in range(2):
+        queue.put([event(9, BIG)])
+    path = min((tmp_path / "segments").iterdir())
+    data = path.read_bytes()
+    numbers = (0, 1, 2, 9) if known else (0, 1)
+    at = [data.index(b'{"n":%d' % number) - FRAME_HEAD_BYTES for number in numbers]
+    places = [Place(one, ordinal) for ordinal, one in enumerate(at)]
+    erase.write_note(queue.folder, {f"segments/{path.name}": places})
+    queue._erasing.look(elected=False)
+    with (tmp_path / "totals.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        queue._count.reap_own()
+    path.unlink()
+    queue._count.reap_own()
+    stats = queue.stats()
+    assert stats.dropped == ({"purged": 4} if known else {"purged": 2, "vanished": 2})
+    assert (stats.queued, closes(stats)) == (1, True)
     queue.close()
 
 
