@@ -295,7 +295,7 @@ def test_what_a_disk_raises_has_a_word_in_the_ledger(code: int | None, reason: s
 
 def test_what_is_made_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
     """A folder that is there keeps its own."""
-    before = os.umask(0o777)
+    before = os.umask(0o077)
     try:
         disk = Disk()
         disk.close(disk.create(f"{tmp_path}/file", 0o640, None))
