@@ -25,6 +25,11 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "
                   "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
                   "crash/test_journal_folder", "crash/test_journal_interrupted", "crash/test_purge",
                   "crash/test_disk_matrix")  # fmt: skip
+JOURNAL_OWN: Final = {"count": ("count", "reap", "hands", "erasing"), "dead": ("dead", "hands"),
+                      "disk": ("disk", "system"), "erase": ("erase",), "erasing": ("erasing",),
+                      "expiry": ("expiry",), "filesystem": ("filesystem",), "totals": ("notes",),
+                      "voided": ("writer",)}  # fmt: skip
+"""Modules of the journal that a few quick files of tests judge as well as all of them would."""
 SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "unit/test_in_flight", "unit/test_lane",
                  "unit/test_retry", "unit/test_sender_thread", "unit/test_settlement", "unit/test_primitives",
                  "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender",
@@ -36,7 +41,9 @@ PLACE: Final = ("unit/test_place",)
 STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
                   "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
 SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model")
-TESTS: Final = {"queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
+TESTS: Final = {**{f"queues/journal/{module}.py": tuple(f"unit/test_journal_{name}" for name in names)
+                   for module, names in JOURNAL_OWN.items()},
+                "queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
                 "queues/shown.py": SHOWN, "queues/place.py": PLACE, "queues/view.py": PLACE, "queues/*": MEMORY,
                 "sender/*": SENDER}  # fmt: skip
 """Which files of tests judge a module; the first row that fits."""
