@@ -13,34 +13,48 @@ from .mutants import PACKAGE, Mutant, modules
 from .record import ROOT
 
 JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "unit/test_journal_cursor",
-                  "unit/test_journal_claims", "unit/test_journal_commits", "unit/test_journal_damage",
-                  "unit/test_journal_disk", "unit/test_journal_puts",
-                  "unit/test_journal_erase", "unit/test_journal_leases", "unit/test_journal_reading",
-                  "unit/test_journal_forged", "unit/test_journal_format", "unit/test_journal_hands",
-                  "unit/test_journal_inspect", "unit/test_journal_notes", "unit/test_journal_presence",
-                  "unit/test_journal_purge", "unit/test_journal_purge_places", "unit/test_journal_purge_rounds",
-                  "unit/test_journal_refusals", "unit/test_journal_repair",
-                  "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_store",
-                  "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_visitors",
-                  "unit/test_journal_writer", "simulation/test_journal_model", "simulation/test_purge",
-                  "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
-                  "crash/test_journal_folder", "crash/test_journal_interrupted", "crash/test_purge",
-                  "crash/test_disk_matrix")  # fmt: skip
+                  "unit/test_journal_disk", "unit/test_journal_erase", "unit/test_journal_forged",
+                  "unit/test_journal_format", "unit/test_journal_hands", "unit/test_journal_inspect",
+                  "unit/test_journal_notes", "unit/test_journal_presence", "unit/test_journal_purge",
+                  "unit/test_journal_refusals", "unit/test_journal_repair", "unit/test_journal_room",
+                  "unit/test_journal_segments", "unit/test_journal_store", "unit/test_journal_sync",
+                  "unit/test_journal_tail", "unit/test_journal_visitors", "unit/test_journal_writer",
+                  "simulation/test_journal_model", "simulation/test_purge", "simulation/test_whole_system",
+                  "crash/test_repair", "crash/test_journal_breakit", "crash/test_journal_folder",
+                  "crash/test_journal_interrupted", "crash/test_purge", "crash/test_disk_matrix",
+                  "unit/test_journal_purge_places", "unit/test_journal_purge_rounds", "unit/test_journal_claims",
+                  "unit/test_journal_commits", "unit/test_journal_damage", "unit/test_journal_puts",
+                  "unit/test_journal_leases", "unit/test_journal_reading", "unit/test_journal_dead",
+                  "unit/test_journal_erasing", "unit/test_journal_expiry", "unit/test_journal_filesystem",
+                  "unit/test_journal_reap", "unit/test_journal_system", "unit/test_journal_dropping",
+                  "unit/test_journal_election", "unit/test_journal_end", "unit/test_journal_home",
+                  "unit/test_journal_keeper", "unit/test_journal_notes_written", "unit/test_journal_orphans",
+                  "unit/test_journal_probe", "unit/test_journal_queue", "unit/test_journal_small",
+                  "unit/test_journal_status", "unit/test_journal_mend", "unit/test_journal_mend_folder",
+                  "unit/test_journal_purge_edges", "unit/test_journal_verify", "unit/test_journal_view")  # fmt: skip
 SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "unit/test_in_flight", "unit/test_lane",
-                 "unit/test_retry", "unit/test_sender_answers", "unit/test_sender_callers", "unit/test_sender_flushes",
+                 "unit/test_retry", "unit/test_sender_thread", "unit/test_settlement", "unit/test_primitives",
+                 "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender", "simulation/test_whole_system",
+                 "unit/test_sender_answers", "unit/test_sender_callers", "unit/test_sender_flushes",
                  "unit/test_sender_life", "unit/test_sender_listeners", "unit/test_sender_rounds",
-                 "unit/test_sender_thread", "unit/test_sender_waking", "unit/test_settlement", "unit/test_primitives",
-                 "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender",
-                 "simulation/test_whole_system")  # fmt: skip
-MEMORY: Final = ("unit/test_memory_lanes", "unit/test_memory_queue", "unit/test_queue_protocol",
-                 "contract/test_queues", "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
+                 "unit/test_sender_waking")  # fmt: skip
+MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
+                 "simulation/test_memory_model", "simulation/test_sender", "unit/test_memory_lanes")  # fmt: skip
 SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
 PLACE: Final = ("unit/test_place",)
 STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
-                  "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
-SPILL: Final = ("unit/test_spill_carrier", "unit/test_spill_count", "unit/test_spill_face", "unit/test_spill_flow",
-                "unit/test_spill_round", "unit/test_spill", "contract/test_spill_contract",
-                "simulation/test_spill_model")  # fmt: skip
+                  "crash/test_streams_faults", "simulation/test_streams_model", "unit/test_streams_address",
+                  "unit/test_streams_check", "unit/test_streams_connect", "unit/test_streams_count",
+                  "unit/test_streams_inspect", "unit/test_streams_link", "unit/test_streams_node",
+                  "unit/test_streams_server", "unit/test_streams_shown", "unit/test_streams_window",
+                  "unit/test_streams_blocking", "unit/test_streams_claims", "unit/test_streams_commit",
+                  "unit/test_streams_ends", "unit/test_streams_hand", "unit/test_streams_keeper",
+                  "unit/test_streams_places", "unit/test_streams_put", "unit/test_streams_queue",
+                  "unit/test_streams_route", "unit/test_streams_settling", "unit/test_streams_slots",
+                  "unit/test_streams_sweep")  # fmt: skip
+SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model",
+                "unit/test_spill_carrier", "unit/test_spill_count", "unit/test_spill_face", "unit/test_spill_flow",
+                "unit/test_spill_round")  # fmt: skip
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
                 "queues/shown.py": SHOWN, "queues/place.py": PLACE, "queues/view.py": PLACE, "queues/*": MEMORY,
                 "sender/*": SENDER}  # fmt: skip

@@ -1,11 +1,14 @@
 """What a record becomes that is erased, and the note that says which."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from tests.support import HookedDisk
 
 from eventpost.event import Envelope
 from eventpost.queues.journal import erase
@@ -105,6 +108,20 @@ def test_a_note_says_places_and_never_whose(folder: Folder) -> None:
     assert not Path(folder.path, "purge.json").exists()
 
 
+def test_a_note_is_on_the_device_before_anything_is_erased(tmp_path: Path) -> None:
+    """Its bytes, then its name; that it is gone likewise."""
+    disk = HookedDisk()
+    folder, done = Folder(tmp_path, disk=disk, gid=None, allow_network_fs=True), list[str]()
+    for name in ("datasync", "rename", "sync_folder"):
+        disk.hooks[name] = lambda *_, name=name: done.append(name)
+    disk.hooks["unlink"] = lambda path: done.append(os.path.basename(path))
+    erase.write_note(folder, {"bad/x": [Place(1, 2)]})
+    assert [one for one in done if not one.startswith(".")] == ["datasync", "rename", "sync_folder"]
+    done.clear()
+    erase.write_note(folder, {})
+    assert done == ["purge.json", "sync_folder"]
+
+
 @pytest.mark.parametrize(
     "note",
     [
@@ -124,6 +141,7 @@ def test_one_writes_the_note_at_a_time(folder: Folder) -> None:
     """Somebody else's command, or its leftovers, wait."""
     with erase.only_one(folder) as alone:
         assert alone
+        assert Path(folder.path, "purge.lock").exists()  # other releases look for it there
         with erase.only_one(folder) as another:
             assert not another
     with erase.only_one(folder) as alone:
@@ -138,19 +156,20 @@ def test_what_was_done_adds_up() -> None:
     assert Done() == Done(0, 0, 0, 0)
 
 
-def segment(folder: Folder, part: str = "segments", events: int = 4) -> str:
+def segment(folder: Folder, part: str = "segments", events: int = 4, lane: str = "http://127.0.0.1:9/") -> str:
     """Leave a dead writer's segment of events, each of which holds the visitor; its file."""
-    header = fmt.encode_header("http://127.0.0.1:9/", "7.00000000aa", 1, sender=True, retry=False, outcome_pages=1)
+    header = fmt.encode_header(lane, "7.00000000aa", 1, sender=True, retry=False, outcome_pages=1)
     definition = fmt.frame(Kind.ENVELOPE, 0, AT_S, 0, fmt.encode_envelope(Envelope("http://127.0.0.1:9/")))
     frames = [fmt.frame(Kind.EVENT, ordinal, AT_S, 0, PAYLOAD) for ordinal in range(events)]
-    data = header.ljust(RECORDS_AT, b"\0") + definition + b"".join(frames)
+    data = header + bytes(fmt.PAGE_BYTES) + definition + b"".join(frames)
     Path(folder.path, part, NAME).write_bytes(data)
     return f"{part}/{NAME}"
 
 
 def places_in(folder: Folder, file: str) -> list[int]:
     """Return where the events' records begin."""
-    data, at, found = Path(folder.path, file).read_bytes(), RECORDS_AT, []
+    data, found = Path(folder.path, file).read_bytes(), []
+    at = fmt.decode_header(data).records_at
     while isinstance(frame := fmt.read_frame(data, at), fmt.Frame):
         if frame.kind == Kind.EVENT:
             found.append(at)
@@ -197,6 +216,84 @@ def test_bytes_set_aside_and_files_without_a_header_are_erased_as_they_lie(folde
         assert Path(folder.path, file).read_bytes() == b"-" * 5000 + bytes(3)
 
 
+def test_a_header_of_several_pages_is_read_whole(folder: Folder) -> None:
+    """A long endpoint's; the outcomes stand behind it."""
+    file = segment(folder, lane="http://127.0.0.1:9/" + "x" * 9000)
+    assert erase.carry_out(folder, file, [Place(places_in(folder, file)[1], 1)], {}) == Done(purged=1)
+    assert Path(folder.path, file).read_bytes()[3 * fmt.PAGE_BYTES :][:3] == bytes([0, Outcome.PURGED, 0])
+
+
+def test_each_place_counts_by_what_it_is(folder: Folder) -> None:
+    """Damaged bytes in a segment, events with others in them, and an event beyond the last one, which was none."""
+    file = segment(folder)
+    at = places_in(folder, file)
+    raw = [Place(one, NO_RECORD, ((40, 44),)) for one in at[:3]]
+    cut = [Place(one, ordinal, (ADA,)) for ordinal, one in enumerate(at)]
+    none = [Place(at[0], 4096), Place(at[0], 5000)]
+    assert erase.carry_out(folder, file, [*raw, *cut, *none], {}) == Done(raw=3, cut=4, erased=2)
+    path = Path(folder.path, file)
+    data = bytearray(path.read_bytes())
+    data[fmt.SEAL_AT : fmt.SEAL_AT + fmt.SEAL_BYTES] = fmt.encode_seal(2, len(data))
+    path.write_bytes(data)
+    assert erase.carry_out(folder, file, [Place(at[1], 1), Place(at[2], 2)], {}) == Done(purged=1, erased=1)
+    assert outcomes(folder, file) == [0, Outcome.PURGED, 0, 0]
+
+
+def test_what_was_set_aside_has_no_outcomes(folder: Folder) -> None:
+    """Though it may be a whole segment; where no header can be read there are none either, whatever is asked."""
+    file = segment(folder, "bad")
+    before = Path(folder.path, file).read_bytes()
+    (first, *_) = places_in(folder, file)
+    assert erase.carry_out(folder, file, [Place(first, 0)], {}) == Done(raw=1)
+    after = Path(folder.path, file).read_bytes()
+    assert (before[:first], before.count(b"ada") - after.count(b"ada")) == (after[:first], 1)
+    Path(folder.path, f"segments/{NAME}").write_bytes(b"noise" * 2000)
+    assert erase.carry_out(folder, f"segments/{NAME}", [Place(10, 3), Place(20, 4)], {}) == Done(raw=2)
+    assert Path(folder.path, f"segments/{NAME}").read_bytes() == b"noise" * 2000
+
+
+def test_what_is_carried_out_is_on_the_device_when_it_is_told(tmp_path: Path) -> None:
+    """Outcome, outcome once more, and bytes, in whatever order, before the sync."""
+    disk, done = HookedDisk(), list[Any]()
+    folder = Folder(tmp_path, disk=disk, gid=None, allow_network_fs=True)
+    file = segment(folder)
+    (first, *_) = places_in(folder, file)
+    disk.hooks["write"] = lambda _, __, at: done.append(at)
+    disk.hooks["datasync"] = lambda _: done.append("sync")
+    assert erase.carry_out(folder, file, [Place(first, 0)], {}) == Done(purged=1)
+    assert done == [fmt.PAGE_BYTES, fmt.PAGE_BYTES, first, "sync"]
+
+
+def test_what_goes_while_it_is_taken_in_hand_is_gone(tmp_path: Path) -> None:
+    """Somebody folded it: what was locked is nobody's file any more."""
+    disk = HookedDisk()
+    folder = Folder(tmp_path, disk=disk, gid=None, allow_network_fs=True)
+    file = segment(folder)
+    path = f"{folder.path}/{file}"
+    disk.hooks["lock"] = lambda _: os.unlink(path)
+    with pytest.raises(FileNotFoundError) as caught:
+        erase.carry_out(folder, file, [], {})
+    assert (caught.value.errno, caught.value.filename, bool(caught.value.strerror)) == (errno.ENOENT, path, True)
+    assert disk._descriptors == set()
+
+
+def test_an_event_whose_letter_was_not_noted_is_dead_to_who_finishes_too(tmp_path: Path) -> None:
+    """Its letter is another file's; without a note nobody looks for letters."""
+    disk, looked = HookedDisk(), list[str]()
+    folder = Folder(tmp_path, disk=disk, gid=None, allow_network_fs=True)
+    file = segment(folder)
+    letter = fmt.frame(Kind.DEAD, 0, AT_S, 0, fmt.encode_dead({"origin": f"{NAME}:1"}, PAYLOAD))
+    header = fmt.encode_header("", "7.00000000bb", 1, sender=False, retry=False, outcome_pages=1)
+    Path(folder.dead, NAME.replace("aa", "bb")).write_bytes(header + bytes(fmt.PAGE_BYTES) + letter)
+    disk.hooks["names"] = looked.append
+    erase.finish(folder)
+    assert looked == []
+    at = places_in(folder, file)
+    erase.write_note(folder, {file: [Place(at[1], 1), Place(at[2], 2)]})
+    erase.finish(folder)
+    assert outcomes(folder, file) == [0, Outcome.DEAD, Outcome.PURGED, 0]
+
+
 def test_what_somebody_has_in_hand_is_left_alone(folder: Folder, tmp_path: Path) -> None:
     """And it is told who."""
     file = segment(folder)
@@ -224,7 +321,7 @@ def test_what_a_command_left_undone_is_finished(folder: Folder) -> None:
     """As far as nobody has it in hand: that stays asked; what is gone is not; nothing while the command is at it."""
     mine, other = segment(folder), segment(folder, "dead")
     at = places_in(folder, mine)
-    asked = {mine: [Place(at[0], 0)], other: [Place(at[1], 1)], "segments/gone": [Place(1, 1)]}
+    asked = {"segments/gone": [Place(1, 1)], mine: [Place(at[0], 0)], other: [Place(at[1], 1)]}
     erase.write_note(folder, asked)
     with erase.only_one(folder):
         erase.finish(folder)
@@ -261,6 +358,12 @@ def test_an_outcome_is_stored_once_more_before_the_bytes_go(folder: Folder) -> N
         erase.erase(disk, fd, place, header)
     erase.erase(disk, fd, Place(at[0], 0), None)
     assert writes == [fmt.PAGE_BYTES + 2, at[2], at[1], at[0]]
+    erase.erase(disk, fd, Place(at[3], 3), header)
+    disk.write(fd, record(0), at[0])
+    disk.write(fd, bytes([Outcome.PURGED]), fmt.PAGE_BYTES)
+    writes.clear()
+    erase.erase(disk, fd, Place(at[0], 0), header)
+    assert writes == [fmt.PAGE_BYTES, at[0]]
     disk.close(fd)
 
 

@@ -10,10 +10,9 @@ import pytest
 from tests.support import ALL, URL, HookedDisk, closes, drain, event
 
 from eventpost.errors import QueueUnavailable
-from eventpost.queues.journal import JournalQueue, dead, filesystem, inspect
+from eventpost.queues.journal import JournalQueue, dead, inspect
 from eventpost.queues.journal import disk as disk_module
 from eventpost.queues.journal import format as fmt
-from eventpost.queues.journal.filesystem import NETWORK_FS, file_system_of
 from eventpost.queues.journal.folder import Folder, open_folder
 from eventpost.queues.journal.format import Outcome
 from eventpost.queues.journal.probe import why_full_or_gone
@@ -351,35 +350,6 @@ def test_where_no_journal_is_the_path_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no journal here") as caught:
         open_folder(tmp_path / "none")
     assert caught.value.filename == str(tmp_path / "none")
-
-
-MOUNTS = r"""
-21 1 8:1 / / rw - ext4 /dev/sda1 rw
-22 21 0:5 / /data rw,noatime shared:1 - xfs /dev/sdb1 rw
-23 22 0:6 / /data/with\040space rw - nfs4 server:/a - b rw
-24 22 0:7 / /data/inner rw - tmpfs tmpfs rw
-25 22 0:8 / /data/inner rw - btrfs /dev/sdc rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "ext4"), ("/home/x", "ext4"), ("/data", "xfs"), ("/data/x", "xfs"), ("/database", "ext4"),
-        ("/data/with space/j", "nfs4"), ("/data/inner/j", "btrfs"),
-    ],
-)  # fmt: skip
-def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one, where several lie on one another; names may hold spaces."""
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTS)
-    monkeypatch.setattr(filesystem, "Path", Path)
-    assert file_system_of(path) == kind
-
-
-def test_the_network_file_systems_that_are_met_most() -> None:
-    """By the names that Linux gives them; a local disk's is none."""
-    assert {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "glusterfs", "fuse.sshfs"} <= NETWORK_FS
-    assert not {"ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs"} & NETWORK_FS
 
 
 def test_an_observer_hears_of_damage_under_no_lock(tmp_path: Path, disk: HookedDisk) -> None:

@@ -163,6 +163,25 @@ def test_on_a_full_disk_the_records_make_room_for_the_sum(folder: Folder, disk: 
     assert totals.read(folder)["accepted"] == 36
 
 
+def test_a_header_of_several_pages_makes_room_too(folder: Folder, disk: HookedDisk) -> None:
+    """A long endpoint's: it is read whole, and what is cut off begins behind it."""
+    header = fmt.encode_header("http://127.0.0.1:9/" + "x" * 9000, "7.aa", 1, sender=True, retry=False, outcome_pages=1)
+    path = f"{folder.segments}/1-7.aa-1.seg"
+    Path(path).write_bytes(header + bytes(fmt.PAGE_BYTES) + b"x" * 1000)
+    sizes: list[int] = []
+
+    def create(name: str, *_: object) -> None:
+        if name.endswith(".totals.tmp"):
+            sizes.append(os.path.getsize(path))
+            if len(sizes) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.hooks["create"] = create
+    assert fold(folder, path) is True
+    assert sizes == [4 * fmt.PAGE_BYTES + 1000, 4 * fmt.PAGE_BYTES]
+    assert totals.read(folder)["accepted"] == 36
+
+
 @pytest.mark.parametrize(
     "damaged",
     [

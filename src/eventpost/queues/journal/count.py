@@ -165,7 +165,9 @@ class Count:
         with self.claims.lock:
             for lane in list(self.claims.lanes.values()):
                 found += [self._next_at_s(cursor) for cursor in lane.cursors]
-                found += [again.at_s for _, _, again in lane.again if again.lease is None]
+                waiting = (again for _, _, again in lane.again if again.lease is None)
+                # Not of one that a late answer has settled: its entry is there until its time comes.
+                found += [again.at_s for again in waiting if not again.cursor.is_settled(again.ordinal)]
                 found += [writer.header.created_ms // 1000 for writer in list(lane.own)[:1] if writer.count]
         return min((at_s for at_s in found if at_s is not None), default=None)
 
@@ -250,7 +252,8 @@ class Count:
         if not size:
             known = self._others.get(writer.name)
             if self.forget_own(writer.name):
-                self.claims.absorb(writer.name, known)
+                if known:  # else all that was settled of it was purged here: counted then, and not to be counted again
+                    self.claims.absorb(writer.name, known)
                 self.claims.vanished(writer, sum(known.values()) - known.get(Outcome.VOID, 0))
             return 1
         if found is None or sum(found.values()) < writer.count:

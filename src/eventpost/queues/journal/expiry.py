@@ -61,9 +61,9 @@ class Expiry:
                 if not self._is_settled(name) and not self._expire_old(name, bounds.dead_age_max_s):
                     left[name] = folder.disk.size(f"{folder.dead}/{name}")
                 else:
-                    self.fold_dead(name)
-            except BlockingIOError:
-                continue  # somebody retries or discards its letters: next time
+                    self._fold_dead(name)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # somebody retries or discards its letters: next time; or it is gone by now
             except (OSError, ValueError) as error:  # one file that can't be read must not keep the others
                 self.emit(Trouble("journal", f"dead letters in {folder.dead}/{name} cannot be expired: {error}"))
         total = sum(left.values())
@@ -73,7 +73,7 @@ class Expiry:
             with suppress(OSError, ValueError):
                 if self._expire(name, None):
                     total -= size
-                    self.fold_dead(name)
+                    self._fold_dead(name)
 
     def _expire_bad(self, bytes_max: int | None) -> None:
         """Remove the oldest files; what was lost with them was counted before."""
@@ -103,11 +103,8 @@ class Expiry:
             return sum(outcomes.values()) >= header.sealed_events
         if self.folder.is_alive(writer_of(name)):
             return False
-        try:
-            with dead.held(self.folder, name) as segment:  # its writer was killed: nobody will seal it any more
-                return not segment.unsettled(segment.all_ordinals())
-        except FileNotFoundError:
-            return True
+        with dead.held(self.folder, name) as segment:  # its writer was killed: nobody will seal it any more
+            return not segment.unsettled(segment.all_ordinals())
 
     def _expire_old(self, name: str, age_max_s: float | None) -> bool:
         """Drop the letters of a segment that are too old; tells whether all of it is settled then."""
@@ -141,16 +138,12 @@ class Expiry:
             self.emit(Dropped("dead_expired", expired, "dead letters that another process left"))
         return True
 
-    def fold_dead(self, name: str) -> bool:
-        """Fold a dead segment whose writer is gone and whose letters are all settled; tells whether it is gone."""
+    def _fold_dead(self, name: str) -> None:
+        """Fold a dead segment whose writer is gone and whose letters are all settled."""
         if self.folder.is_alive(writer_of(name)):
-            return False
-        try:
-            with dead.held(self.folder, name) as segment:
-                ordinals = segment.all_ordinals()
-                if segment.unsettled(ordinals):
-                    return False
+            return
+        with dead.held(self.folder, name) as segment:
+            ordinals = segment.all_ordinals()
+            if not segment.unsettled(ordinals):
                 outcomes = count_outcomes(self.folder.disk.read(segment.fd, len(ordinals), segment.header.outcomes_at))
-                return totals.fold(self.folder, segment.path, len(ordinals), outcomes, retry=False, dead=True)
-        except FileNotFoundError:
-            return True
+                totals.fold(self.folder, segment.path, len(ordinals), outcomes, retry=False, dead=True)
