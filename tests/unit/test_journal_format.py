@@ -276,9 +276,10 @@ def test_an_envelope_byte_for_byte() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_envelope(payload: bytes) -> None:
-    """ValueError, and never another."""
-    with pytest.raises(ValueError):
+    """ValueError, and never another; it says why."""
+    with pytest.raises(ValueError) as caught:
         fmt.decode_envelope(payload)
+    assert all(caught.value.args[:1])
 
 
 def test_a_dead_letter_byte_for_byte() -> None:
@@ -292,6 +293,7 @@ def test_a_dead_letter_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\2\0\0\0", b"\2\0\0\0[]rest", b"\0\0\0\0{}"])
 def test_what_is_no_dead_letter(data: bytes) -> None:
-    """ValueError, and never another."""
-    with pytest.raises(ValueError):
+    """ValueError, and never another; it says why."""
+    with pytest.raises(ValueError) as caught:
         fmt.decode_dead(data)
+    assert all(caught.value.args[:1])

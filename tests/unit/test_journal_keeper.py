@@ -17,7 +17,7 @@ from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Adopted, Signal, Trouble
 
 BOUND = 1 << 20
-WRITER = "7.00000000aa"
+WRITER = "4194305.00000000aa"  # no process can have that number
 
 
 class Diary:

@@ -38,7 +38,7 @@ def lies(
     outcomes: list[int] | None = None, sealed: int | None = None,
 ) -> int:  # fmt: skip
     """Let a segment of a writer that is gone lie there; returns its bytes."""
-    header = fmt.encode_header(lane, "7.aa", CREATED_MS, sender=True, retry=retry, outcome_pages=1)
+    header = fmt.encode_header(lane, "4194305.aa", CREATED_MS, sender=True, retry=retry, outcome_pages=1)
     definition = fmt.frame(Kind.ENVELOPE, 0, AT_S - 99, 0, fmt.encode_envelope(ENVELOPE))
     data = bytearray(header + bytes(outcomes or []).ljust(fmt.PAGE_BYTES, b"\0") + definition + b"".join(frames))
     if sealed is not None:
@@ -49,7 +49,7 @@ def lies(
 
 def name(number: int) -> str:
     """Return a segment's name."""
-    return f"{number:013d}-7.aa-{number:06d}.seg"
+    return f"{number:013d}-4194305.aa-{number:06d}.seg"
 
 
 @pytest.fixture
@@ -186,6 +186,13 @@ def test_what_a_newer_release_wrote_is_counted_apart(folder: Path) -> None:
     path.write_bytes(data)
     status = status_of(folder)
     assert (status.newer, status.segments, status.trouble) == (1, 1, [])
+
+
+def test_an_endpoint_whose_url_is_long(folder: Path) -> None:
+    """Its segments have a header of more than one page."""
+    size = lies(folder, 1, put(0), lane=f"{URL}/{'u' * 5000}", outcomes=[Outcome.DELIVERED])
+    status = status_of(folder)
+    assert (status.delivered, status.stored_bytes, status.trouble) == (1, size, [])
 
 
 def test_counting_leaves_no_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
