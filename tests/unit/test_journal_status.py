@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.support import ENVELOPE, URL, event
 
 from eventpost.event import Event
 from eventpost.queues.journal import Disk, JournalQueue, dead, inspect
+from eventpost.queues.journal import folder as folder_module
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.format import Kind, Outcome
 from eventpost.testing.clock import ManualClock
@@ -101,6 +103,7 @@ def test_the_sum_is_over_all_that_lies_there_and_all_that_is_gone(folder: Path) 
     [
         ([], 3, 150.0),  # nothing is settled: by when the segment was begun
         ([0, Outcome.DELIVERED], 3, 150.0),
+        ([Outcome.DELIVERED] * 2, 2, None),
         ([Outcome.DELIVERED], 3, 70.0),
         ([Outcome.DELIVERED, Outcome.PURGED], 3, 40.0),
         ([Outcome.DELIVERED] * 3, 3, None),
@@ -137,11 +140,14 @@ def test_without_an_end_records_and_outcomes_tell_how_many_there_are(folder: Pat
     for frames, outcomes, events in (
         ([], [], 0), ([put(0)], [], 1), ([put(0), bytes(broken), put(2)], [], 3), ([put(0)], [0, 0, 0xD1], 3),
         ([put(0)], [0xD1, 0, 0xD1, 0], 3), ([put(0)], [0, 1, 0xD1], 1), ([], [0xD1], 1),
+        ([], [0, 1, 0xD1], 0), ([], [0xD1, ord("X")], 0),
     ):  # fmt: skip
         lies(folder, 1, *frames, outcomes=outcomes)
         assert status_of(folder).accepted == events, (frames, outcomes)
     lies(folder, 1, put(0), put(1), sealed=1)  # what lies behind the end is nobody's
     assert (status_of(folder).accepted, status_of(folder).queued) == (1, 1)
+    lies(folder, 1, put(0), sealed=3, outcomes=[0xD1])  # nor is what should lie before it not there
+    assert (status_of(folder).accepted, status_of(folder).queued) == (3, 2)
     lies(folder, 1, put(0), sealed=1, outcomes=[0xD1, 0xD1])
     assert (status_of(folder).queued, status_of(folder).delivered) == (0, 2)
 
@@ -231,6 +237,13 @@ def test_a_status_as_plain_values(folder: Path) -> None:
     assert not inspect.as_dict(replace(status, queued=3))["closes"]
 
 
+def test_the_newest_ten_are_shown_unless_told(folder: Path) -> None:
+    """By the time of their put."""
+    lies(folder, 1, *(put(ordinal, AT_S + ordinal) for ordinal in range(12)))
+    assert [one.at_s - AT_S for one in inspect.tail(folder)] == list(range(2, 12))
+    assert len(inspect.tail(folder, last=None)) == 12
+
+
 # -- dead letters
 
 
@@ -280,6 +293,26 @@ def test_a_letter_that_is_put_back_is_anybodys_to_send_and_not_accepted_again(fo
     assert seen == [Event(ENVELOPE, b'{"n":2}'), Event(ENVELOPE, b'{"n":0}')]
     status = status_of(folder)
     assert (status.accepted, status.queued, status.dead, status.writers) == (0, 2, 1, 0)
+
+
+@pytest.mark.parametrize("what", ["retry_dead", "discard_dead"])
+def test_letters_that_somebody_is_at_are_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """For a moment, on any file system that the journal lies on."""
+    monkeypatch.setattr(folder_module, "file_system_of", lambda _: "nfs4")
+    lies(folder, 1, letter(0), letter(1), part="dead", sealed=2)
+    lies(folder, 2, letter(0), part="dead", sealed=1)
+    with (folder / "dead" / name(1)).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waited: list[float] = []
+
+        def pause(seconds: float) -> None:
+            waited.append(seconds)
+            if sum(waited) > 4.9:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(dead, "pause", pause)
+        assert getattr(inspect, what)(folder, None) == 3
+    assert status_of(folder).dead == 0
 
 
 def test_nothing_to_put_back_leaves_no_trace(folder: Path) -> None:

@@ -286,7 +286,7 @@ def needs_a_person(status: FolderStatus) -> list[str]:
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:
     """Return a status as plain values, for JSON."""
-    out = {name: getattr(status, name) for name in FolderStatus.__slots__ if name != "lanes"}
+    out = {name: getattr(status, name) for name in FolderStatus.__slots__}
     out["lanes"] = [
         {name: getattr(lane, name) for name in LaneStatus.__slots__} | {"url": shown_url(lane.url)}
         for lane in status.lanes
