@@ -239,18 +239,48 @@ def test_what_names_a_folder_and_what_does_not(tmp_path: Path, monkeypatch: pyte
     ):
         assert resolved(given) == str(tmp_path / "real" / "j")
     for wrong in ("", "~nobody-has-this-name/x"):
-        with pytest.raises(ValueError, match=f"path={wrong!r}: must name a folder"):
+        with pytest.raises(ValueError, match=f"path={wrong!r}: must name a folder") as caught:
             resolved(wrong)
+        assert ("no home" in str(caught.value)) is bool(wrong)
     with pytest.raises(TypeError):
         resolved(3)  # type: ignore[arg-type]  # a mistake
     (tmp_path / "real" / "segments").write_text("no folder")
     for path in (tmp_path, tmp_path / "real"):
-        with pytest.raises(FileNotFoundError) as caught:
+        with pytest.raises(FileNotFoundError) as missed:
             open_folder(path)
-        assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(path))
+        assert (missed.value.errno, missed.value.filename) == (errno.ENOENT, str(path))
     folder_in(tmp_path / "real" / "j")
     found = open_folder(tmp_path / "link" / "j")
     assert (found.path, found.gid) == (str(tmp_path / "real" / "j"), None)
+
+
+def test_what_another_makes_on_the_way_meanwhile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that start at once both find their folder."""
+    make = os.mkdir
+
+    def making(path: Any, mode: int = 0o777) -> None:
+        make(path, mode)
+        if str(path).endswith("/way"):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+    monkeypatch.setattr(os, "mkdir", making)
+    assert folder_in(tmp_path / "way" / "j").path == str(tmp_path / "way" / "j")
+
+
+def test_a_journal_that_is_not_ours_to_see_is_looked_at_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whose it is can be said, and not that there is none."""
+    folder_in(tmp_path / "j")
+    look = os.stat
+
+    def looking(path: Any, *arguments: Any, **keywords: Any) -> os.stat_result:
+        if str(path).endswith("/segments"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "stat", looking)
+    assert open_folder(tmp_path / "j").path == str(tmp_path / "j")
 
 
 def test_a_segments_name_tells_its_writer(folder: Folder) -> None:

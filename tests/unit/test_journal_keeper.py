@@ -282,20 +282,24 @@ def room(tmp_path: Path) -> Iterator[Room]:
 def test_the_oldest_go_first_and_no_more_than_must(room: Room) -> None:
     """To the byte; each event of theirs is counted as adopted and lost, but what was settled."""
     first, second = room.lies(1, events=3, outcomes=forged.DELIVERED), room.lies(2, events=2)
-    room.lies(3, events=1)
+    third = room.lies(3, events=1)
     assert room.make(0)
     assert len(room.left()) == 3
     assert room.make(first + 1)
     assert room.left() == [room.name(3)]
+    room.lies(4, events=1)
+    assert room.make(third)
+    assert room.left() == [room.name(4)]
     stats = room.queue.stats()
-    assert (stats.dropped, stats.adopted, stats.accepted, stats.delivered) == ({"overflow": 4}, 4, 4, 0)
+    assert (stats.dropped, stats.adopted, stats.accepted, stats.delivered) == ({"overflow": 5}, 5, 5, 0)
     assert closes(stats)
     status = inspect.folder_status(room.path)
-    assert (status.accepted, status.delivered, status.dropped) == (6, 1, {"overflow": 4})
-    assert second < room.lies(2, events=40)
-    assert not room.make(BOUND)  # all there is, and it is not enough
+    assert (status.accepted, status.delivered, status.dropped) == (7, 1, {"overflow": 5})
+    larger = room.lies(2, events=40)
+    assert second < larger
+    assert not room.make(larger + third + 1)  # all there is, and it is a byte too little
     assert room.left() == []
-    assert room.queue.stats().dropped == {"overflow": 4 + 40 + 1}
+    assert room.queue.stats().dropped == {"overflow": 5 + 40 + 1}
     assert room.open() == 0
 
 
@@ -327,7 +331,7 @@ def test_what_others_have_in_hand_is_not_dropped(room: Room, tmp_path: Path) -> 
         fcntl.flock(file, fcntl.LOCK_EX)
         assert room.make(size)
         assert sorted(set(before) - set(room.left())) == [room.name(3)]
-        assert not room.make(size)
+        assert not room.make(1)
         assert room.open() == opened
     assert room.make(size)
     assert room.queue.stats().dropped == {"overflow": 2}
@@ -350,7 +354,7 @@ def test_an_event_whose_letter_lies_there_is_dead_and_not_lost(room: Room, tmp_p
 
 def test_what_cannot_be_settled_stays_and_is_nobodys(room: Room) -> None:
     """It can be adopted after that; a file that can't be read stays, too."""
-    size = room.lies(1, events=3)
+    room.lies(1, events=3)
     Path(room.queue.folder.segments, room.name(2)).write_bytes(b"noise")
 
     def fails(path: str) -> None:
@@ -358,8 +362,14 @@ def test_what_cannot_be_settled_stays_and_is_nobodys(room: Room) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
     room.disk.hooks["names"] = fails
-    assert not room.make(size)
+    assert not room.make(1)
     assert room.open() == 0
+
+    def is_not_there(path: str, **_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    room.disk.hooks["open"] = is_not_there
+    assert not room.make(1)
     assert room.left() == [room.name(1), room.name(2)]
     room.disk.hooks.clear()
     assert (room.queue.scan(), room.queue.pending(URL)) == (1, 3)
@@ -379,6 +389,59 @@ def test_who_refuses_drops_nothing(tmp_path: Path) -> None:
     assert room.queue._keeper.make_room(free + size)
     assert (room.left(), room.queue.stats().dropped) == ([], {})
     room.queue.close()
+
+
+def test_what_others_delivered_of_its_own_makes_room_for_who_only_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more of it than must be, and before anything is dropped; where it can't be looked at, there is no room."""
+    room = Room(tmp_path, segment_bytes_max=1 << 18)
+    room.queue.sends = False
+    for number in range(4):
+        room.queue.put([event(number, 200_000)])
+    other = JournalQueue(tmp_path, adopt="always")
+    other.scan()
+    other.ack(other.claim(URL, 3, ALL))
+    other.close()
+    before = room.left()
+    assert len(before) == 4
+    assert room.make(0)
+    assert room.left() == before
+    for error in (OSError(errno.EIO, "Input/output error"), ValueError("damaged")):
+        with monkeypatch.context() as patched:
+            patched.setattr(room.queue._count, "reap_own", raising(error))
+            patched.setattr(room.queue._store, "overflow", "refuse")
+            assert not room.make(1)
+    assert room.make(1)
+    assert room.left() == before[1:]
+    assert room.make(os.stat(f"{tmp_path}/segments/{before[1]}").st_size + 1)
+    assert room.left() == before[3:]
+    stats = room.queue.stats()
+    assert (stats.accepted, stats.delivered, stats.queued, stats.dropped) == (4, 3, 1, {})
+    room.queue.close()
+
+
+def test_what_was_purged_of_an_own_segment_that_is_dropped_counts_once(tmp_path: Path) -> None:
+    """Neither lost twice nor forgotten."""
+    room = Room(tmp_path, segment_bytes_max=1 << 18)
+    for number in range(3):
+        room.queue.put([event(number, 200_000)])
+    claims = room.queue._claims
+    claims.lose("purged", claims.purged.add(claims.lanes[URL].own[0], [0]))
+    assert not room.make(BOUND)
+    stats = room.queue.stats()
+    assert (stats.accepted, stats.queued, stats.dropped) == (3, 1, {"purged": 1, "overflow": 1})
+    room.queue.close()
+    assert inspect.folder_status(tmp_path).closes
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """Return what raises this."""
+
+    def raises(**_: object) -> Any:
+        raise error
+
+    return raises
 
 
 def test_an_own_segment_that_is_dropped_keeps_what_others_delivered_of_it(tmp_path: Path) -> None:

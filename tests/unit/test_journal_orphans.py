@@ -8,8 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from tests.support import ALL, URL, HookedDisk, event
+from tests.unit.test_journal_hands import BIG, queue_in
 from tests.unit.test_journal_status import letter, lies, name, put
 
 from eventpost.queues.journal import JournalQueue, inspect
@@ -160,19 +162,26 @@ def test_who_never_adopts_does_not_even_ask(tmp_path: Path) -> None:
 
 def test_a_queue_that_is_closed_while_it_looks_keeps_nothing(tmp_path: Path) -> None:
     """Neither the election nor a segment: others may take both at once."""
-    lies(tmp_path, 1, put(0))
-    looking = Looking(tmp_path)
+    for number in (1, 2):
+        lies(tmp_path, number, put(0))
+    for method, ends in (
+        ("names", "/dead"),
+        ("create", "scanner.lock"),
+    ):  # before the adopting, and before the election
+        looking = Looking(tmp_path)
 
-    def closing(path: str) -> None:
-        if path.endswith("/dead"):  # between the taking and the adopting
-            looking.disk.hooks.clear()
-            looking.queue.close()
+        def closing(path: str, *_: object, looking: Looking = looking, ends: str = ends) -> None:
+            if path.endswith(ends):
+                looking.disk.hooks.clear()
+                looking.queue.close()
 
-    looking.disk.hooks["names"] = closing
-    assert looking.queue.scan() == 0
-    assert looking.open_files == 0
+        (tmp_path / "scanner.lock").unlink(missing_ok=True)
+        looking.disk.hooks[method] = closing
+        assert looking.queue.scan() == 0
+        assert looking.open_files == 0
+        assert not is_locked(tmp_path / "scanner.lock")
     other = Looking(tmp_path)
-    assert other.queue.scan() == 1
+    assert other.queue.scan() == 2
     other.queue.close()
 
 
@@ -192,7 +201,56 @@ def test_what_changed_since_the_last_look_is_told_by_the_disk(tmp_path: Path) ->
     looking.queue.close()
 
 
+def test_a_look_sweeps_the_folder(tmp_path: Path) -> None:
+    """The locks of the dead that left nothing."""
+    (tmp_path / "writers" / f"{GONE}.lock").touch()
+    looking = Looking(tmp_path)
+    looking.queue.scan()
+    assert os.listdir(tmp_path / "writers") == []
+    looking.queue.close()
+
+
 # -- what may be taken
+
+
+def test_what_is_in_hand_or_counted_is_not_opened_again(tmp_path: Path) -> None:
+    """Nor what the totals name, which a crash left lying there: it would count twice."""
+    for number in (1, 2):
+        lies(tmp_path, number, put(0))
+    gone = {"accepted": 1, "delivered": 1, "dropped": {}, "folded": [name(1)]}
+    (tmp_path / "totals.json").write_bytes(orjson.dumps(gone))
+    looking = Looking(tmp_path)
+    assert (looking.queue.left_to_adopt(), looking.queue.scan()) == (1, 1)
+    opened: list[str] = []
+    looking.disk.hooks["open"] = lambda path, **_: opened.append(path)
+    assert (looking.queue.left_to_adopt(), looking.queue.scan()) == (0, 0)
+    assert [path for path in opened if path.endswith(".seg")] == []
+    looking.queue.close()
+
+
+def test_what_a_living_writer_will_fold_is_done_with_until_it_is_dead(tmp_path: Path) -> None:
+    """Its end is sealed, and all of it was sent here."""
+    storer = queue_in(tmp_path, adopt="never")
+    storer.sends = False
+    for number in range(2):
+        storer.put([event(number, BIG)])
+    looking = Looking(tmp_path, adopt="always")
+    assert looking.queue.scan() == 2
+    looking.queue.ack(looking.queue.claim(URL, 9, ALL))
+    looking.queue.claim(URL, 9, ALL)
+    looking.queue.tend()
+    left = sorted(os.listdir(tmp_path / "segments"))
+    assert (len(left), looking.queue.scan(), looking.queue.left_to_adopt()) == (2, 0, 0)
+    assert looking.queue._claims.finished == {left[0]}
+    storer.folder.disk.forget()  # it is killed
+    looking.clock.advance(1.0)
+    assert looking.queue.scan() == 1
+    looking.queue.claim(URL, 9, ALL)
+    looking.queue.tend()
+    assert os.listdir(tmp_path / "segments") == []
+    assert (looking.queue.stats().delivered, looking.queue.stats().adopted) == (2, 2)
+    looking.queue.close()
+    assert inspect.folder_status(tmp_path).closes
 
 
 def test_what_is_taken_is_told_with_what_is_to_be_sent(tmp_path: Path) -> None:
@@ -384,7 +442,7 @@ def test_what_is_done_with_is_not_left_to_adopt(tmp_path: Path) -> None:
     lies(tmp_path, 1, put(0), put(1), sealed=2, outcomes=[Outcome.DELIVERED, Outcome.PURGED])
     lies(tmp_path, 2, put(0), put(1), sealed=2, outcomes=[Outcome.DELIVERED])
     lies(tmp_path, 3, put(0), outcomes=[Outcome.DELIVERED])
-    (tmp_path / "segments" / name(4)).write_bytes(b"noise")
+    (tmp_path / "segments" / name(0)).write_bytes(b"noise")
     looking.queue.put([event(1)])
     before = looking.open_files
     assert (looking.queue.left_to_adopt(), looking.open_files) == (2, before)

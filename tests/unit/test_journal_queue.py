@@ -1,0 +1,493 @@
+"""What JournalQueue itself does: what it takes, whom it tells and when, and how it parks, forks and ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import inspect as signatures
+import math
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import ALL, URL, HookedDisk, closes, event
+from tests.unit.test_journal_hands import spoil
+from tests.unit.test_journal_status import lies, put
+
+from eventpost.clock import SystemClock
+from eventpost.errors import QueueUnavailable
+from eventpost.queues.journal import Disk, JournalQueue, inspect
+from eventpost.queues.journal import disk as disk_module
+from eventpost.queues.journal.bounds import Bounds
+from eventpost.queues.journal.interruption import Interruptions
+from eventpost.queues.protocol import QueueStats
+from eventpost.testing.clock import ManualClock
+from eventpost.watch.signals import Damaged, Signal, Trouble
+
+
+def refusing(code: int = errno.EIO) -> Any:
+    """Return a hook under which a method fails."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fails
+
+
+def at(clock: ManualClock, folder: Path, **options: Any) -> tuple[JournalQueue, HookedDisk, list[Signal]]:
+    """Return a queue, its disk, and what it tells."""
+    disk, heard = HookedDisk(), list[Signal]()
+    queue = JournalQueue(folder, disk=disk, clock=clock, **options)
+    queue.emit = heard.append
+    return queue, disk, heard
+
+
+def other_locks_are_free(queue: JournalQueue) -> bool:
+    """Tell whether another thread could have both locks of a queue now."""
+    out: list[bool] = []
+
+    def look() -> None:
+        for lock in (queue._claims.lock, queue._store.lock):
+            out.append(lock.acquire(blocking=False))
+            if out[-1]:
+                lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(10)
+    return out == [True, True]
+
+
+# -- what it takes
+
+
+def test_what_it_is_when_nothing_is_said() -> None:
+    """The figures that the documentation tells."""
+    defaults = {
+        one.name: one.default
+        for one in signatures.signature(JournalQueue).parameters.values()
+        if one.default is not one.empty
+    }
+    assert defaults == {
+        "durability": "os", "bytes_max": 4 << 30, "overflow": "refuse", "block_timeout_s": 1.0,
+        "dead_bytes_max": 256 << 20, "dead_age_max_s": 30 * 86400, "segment_bytes_max": 8 << 20,
+        "sync_interval_s": 1.0, "scan_interval_s": 5.0, "adopt": "elected", "group": None, "allow_network_fs": False,
+        "disk": None, "clock": None,
+    }  # fmt: skip
+    assert list(signatures.signature(JournalQueue.release).parameters.values())[2].default == 0.0
+    assert list(signatures.signature(JournalQueue.close).parameters.values())[1].default == 10.0
+
+
+@pytest.mark.parametrize(
+    ("argument", "least"),
+    [
+        ("bytes_max", 1 << 20), ("segment_bytes_max", 1 << 18), ("block_timeout_s", 0), ("sync_interval_s", 0),
+        ("scan_interval_s", 0.01), ("dead_bytes_max", 1), ("dead_age_max_s", 0),
+    ],
+)  # fmt: skip
+def test_the_least_that_can_be_named(tmp_path: Path, argument: str, least: float) -> None:
+    """Below it, and what is no number, is refused by its name, and nothing is made; the bounds may be none."""
+    less = least - 1 if isinstance(least, int) else least / 2
+    for wrong in (less, math.nan):
+        with pytest.raises(ValueError, match=re.escape(f"{argument}={wrong}: must be at least {least}") + "$"):
+            JournalQueue(tmp_path / "j", **{argument: wrong})
+    assert not (tmp_path / "j").exists()
+    JournalQueue(tmp_path / "j", **{argument: least}).close()
+    if argument.startswith("dead_"):
+        queue = JournalQueue(tmp_path / "j", **{argument: None})
+        assert getattr(queue._expiry.bounds.in_force(queue.folder), argument) is None
+        queue.close()
+
+
+@pytest.mark.parametrize(
+    ("argument", "choices"),
+    [
+        ("durability", "'os', 'fsync'"), ("overflow", "'refuse', 'drop_oldest', 'block'"),
+        ("adopt", "'elected', 'always', 'never'"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_there_is_not(tmp_path: Path, argument: str, choices: str) -> None:
+    """Which one, what it was, and what there is."""
+    with pytest.raises(ValueError, match=f"^{argument}='both': must be one of {choices}$"):
+        JournalQueue(tmp_path / "j", **{argument: "both"})
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_group_by_its_name_or_number(tmp_path: Path) -> None:
+    """One that is not there is named."""
+    group = grp.getgrgid(os.getgid())
+    for number, given in enumerate((group.gr_name, group.gr_gid)):
+        queue = JournalQueue(tmp_path / str(number), group=given)
+        assert (queue.folder.gid, os.stat(queue.path).st_gid) == (group.gr_gid, group.gr_gid)
+        queue.close()
+    with pytest.raises(ValueError, match=r"^group='no-such-group': \w"):
+        JournalQueue(tmp_path / "j", group="no-such-group")
+
+
+def test_what_it_is_told_it_goes_by(tmp_path: Path) -> None:
+    """Each bound and interval; segments are no larger than a quarter of the folder."""
+    clock = ManualClock()
+    queue = JournalQueue(
+        tmp_path, "fsync", 3 << 20, "block", block_timeout_s=7.0, dead_bytes_max=11, dead_age_max_s=12.0,
+        segment_bytes_max=1 << 30, sync_interval_s=13.0, scan_interval_s=14.0, adopt="never", clock=clock,
+    )  # fmt: skip
+    store, keeper = queue._store, queue._keeper
+    assert (queue.durability, queue.overflow, queue.path) == ("fsync", "block", str(tmp_path))
+    assert (store.bytes_max, store.segment_bytes_max, store.overflow) == (3 << 20, 3 << 18, "block")
+    assert (store.block_timeout_s, keeper.sync_interval_s, keeper.scan_interval_s) == (7.0, 13.0, 14.0)
+    assert queue._expiry.bounds.in_force(queue.folder) == Bounds(11, 12.0)
+    assert (queue._orphans.adopt, queue.lease_s, queue.clock) == ("never", None, clock)
+    assert {part.clock for part in (store, keeper, queue._orphans, queue._claims, queue._dead)} == {clock}
+    queue.close()
+    plain = JournalQueue(tmp_path)
+    assert (plain.durability, isinstance(plain.clock, SystemClock), isinstance(plain.folder.disk, Disk)) == (
+        "os", True, True
+    )  # fmt: skip
+    assert plain._store.segment_bytes_max == 8 << 20
+    plain.close()
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_what_is_promised_at_fsync_is_on_the_device(tmp_path: Path, durability: Any) -> None:
+    """Events and dead letters, each before the call returns; at ``os`` neither is waited for."""
+    queue, disk, _ = at(ManualClock(), tmp_path, durability=durability)
+    synced: list[int] = []
+    disk.hooks["datasync"] = synced.append
+    queue.put([event(1), event(2)])
+    assert bool(synced) is (durability == "fsync")
+    leases = queue.claim(URL, 9, ALL)
+    synced.clear()
+    queue.bury(leases[:1], "rejected")
+    assert bool(synced) is (durability == "fsync")
+    queue.close()
+
+
+def test_what_is_put_says_whether_its_writer_sends_and_was_accepted_before(tmp_path: Path) -> None:
+    """As it was set before the first put."""
+    queue = JournalQueue(tmp_path)
+    assert (queue.sends, queue.retry) == (True, False)
+    queue.sends, queue.retry = False, True
+    assert (queue.sends, queue.retry) == (False, True)
+    queue.put([event(1)])
+    (path,) = (tmp_path / "segments").iterdir()
+    header = queue.folder.read_header(str(path))
+    assert (header.sender, header.retry) == (False, True)
+    queue.close()
+
+
+def test_a_lane_is_one_in_which_something_lies_or_waits(tmp_path: Path) -> None:
+    """Own segments, opened ones, and what was given back."""
+    queue = JournalQueue(tmp_path, adopt="always")
+    assert list(queue.lanes()) == []
+    lies(tmp_path, 1, put(0), sealed=1, lane=f"{URL}/others")
+    queue.scan()
+    assert list(queue.lanes()) == [f"{URL}/others"]
+    queue.put([event(1)])
+    assert list(queue.lanes()) == [f"{URL}/others", URL]
+    queue.claim(URL, 9, ALL)
+    assert list(queue.lanes()) == [f"{URL}/others", URL]  # its segment is open
+    leases = queue.claim(f"{URL}/others", 9, ALL)
+    queue.claim(f"{URL}/others", 9, ALL)
+    assert list(queue.lanes()) == [URL]
+    queue.release(leases)
+    assert list(queue.lanes()) == [f"{URL}/others", URL]
+    queue.close()
+
+
+# -- whom it tells
+
+
+@pytest.mark.parametrize("call", ["put", "claim", "bury", "tend", "recalled", "scan", "sync", "close"])
+def test_what_happened_is_told_by_the_end_of_the_call(tmp_path: Path, call: str) -> None:
+    """In its order, under no lock, for whoever hears it may call anything."""
+    queue, _, heard = at(ManualClock(), tmp_path)
+    queue.put([event(1)])
+    (lease,) = queue.claim(URL, 1, ALL)
+    free: list[bool] = []
+    queue.emit = lambda signal: (heard.append(signal), free.append(other_locks_are_free(queue)))  # type: ignore[assignment,func-returns-value]
+    happened: list[Signal] = [Trouble("journal", str(number)) for number in range(3)]
+    for one in happened:
+        queue._tell(one)
+    arguments: dict[str, Any] = {"put": ([event(2)],), "claim": (URL, 1, ALL), "bury": ([lease], "x"), "sync": (1.0,)}
+    getattr(queue, call)(*arguments.get(call, ()))
+    assert (heard, free) == (happened, [True] * 3)
+    queue.close()
+
+
+@pytest.mark.parametrize("holds", ["claims", "store"])
+def test_who_holds_a_lock_tells_nothing_yet(tmp_path: Path, holds: str) -> None:
+    """Whoever lets it go does."""
+    queue, _, heard = at(ManualClock(), tmp_path)
+    queue._tell(Trouble("journal", "x"))
+    with getattr(queue, f"_{holds}").lock:
+        queue.scan()
+        assert heard == []
+    queue.scan()
+    assert heard == [Trouble("journal", "x")]
+    queue.close()
+
+
+@pytest.mark.parametrize(("adopted", "kept"), [(False, True), (True, True), (True, False)])
+def test_damage_is_counted_and_told_with_where_its_bytes_are(tmp_path: Path, *, adopted: bool, kept: bool) -> None:
+    """In the folder's ``bad``, or, where they can't be set aside, where they were; once, and the others are sent."""
+    writer = JournalQueue(tmp_path, adopt="never")
+    writer.put([event(1), event(2)])
+    if adopted:
+        writer.close()
+    (path,) = (tmp_path / "segments").iterdir()
+    spoil(tmp_path, b'{"n":1')
+    queue = writer
+    if adopted:
+        queue = JournalQueue(tmp_path)
+        queue.scan()
+    heard: list[Signal] = []
+    queue.emit = heard.append
+    if not kept:
+        (tmp_path / "bad").rmdir()
+    assert [lease.event for lease in queue.claim(URL, 9, ALL)] == [event(2)]
+    (said,) = heard
+    assert isinstance(said, Damaged)
+    assert Path(said.path).parent == (tmp_path / "bad" if kept else path.parent)
+    assert Path(said.path).name.startswith(path.name)
+    stats = queue.stats()
+    assert (stats.dropped, stats.accepted, stats.adopted) == ({"damaged": 1}, 2, 2 if adopted else 0)
+    assert closes(stats)
+    queue.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("damaged")])
+def test_what_cannot_be_tidied_refuses_no_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Before a segment is begun two of each endpoint are, at most; what is in the way is told."""
+    queue, _, heard = at(ManualClock(), tmp_path)
+    queue.sends = False
+    asked: list[Any] = []
+
+    def reap(**wanted: Any) -> int:
+        asked.append(wanted)
+        raise error
+
+    monkeypatch.setattr(queue._count, "reap_own", reap)
+    queue.put([event(1)])
+    (said,) = heard
+    assert isinstance(said, Trouble)
+    assert (said.what, str(tmp_path) in said.detail, str(error) in said.detail) == ("journal", True, True)
+    assert asked == [{"oldest": 2}]
+    assert queue.stats().accepted == 1
+    assert queue.sync(1.0)  # nor does it make a sync fail
+    queue.close()
+
+
+# -- dead letters
+
+
+@pytest.mark.parametrize("fails", ["create", "datasync", "settle"])
+def test_a_letter_that_cannot_be_stored_goes_back_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """The event stays queued, is not counted as dead, and is due again; why, and where, is told."""
+    clock = ManualClock()
+    queue, disk, heard = at(clock, tmp_path, durability="fsync")
+    queue.put([event(1)])
+    leases = queue.claim(URL, 9, ALL)
+    if fails == "settle":
+        monkeypatch.setattr(queue._claims, "settle_dead", refusing())
+    else:
+        disk.hooks[fails] = refusing()
+    queue.bury(leases, "rejected")
+    (said,) = heard
+    assert isinstance(said, Trouble)
+    assert (said.what, queue.folder.dead in said.detail, os.strerror(errno.EIO) in said.detail) == (
+        "journal", True, True
+    )  # fmt: skip
+    stats = queue.stats()
+    assert (stats.dead, stats.queued, stats.in_flight, queue.next_due_s()) == (0, 1, 0, 60.0)
+    disk.hooks.clear()
+    monkeypatch.undo()
+    assert list(inspect.dead_letters(tmp_path)) == []
+    clock.advance(60)
+    (lease,) = queue.claim(URL, 9, ALL)
+    queue.bury([lease], "rejected")
+    assert (queue.stats().dead, lease.attempts) == (1, 2)
+    assert [letter.reason for letter in inspect.dead_letters(tmp_path)] == ["rejected"]
+    queue.close()
+
+
+def test_a_letter_makes_its_process_a_writer(tmp_path: Path) -> None:
+    """Others must find it alive; at ``fsync`` the names on the way are safe before a letter is promised."""
+    JournalQueue(tmp_path / "j").close()
+    lies(tmp_path / "j", 1, put(0), sealed=1)
+    queue, disk, _ = at(ManualClock(), tmp_path / "j", durability="fsync", adopt="always")
+    queue.scan()
+    leases = queue.claim(URL, 9, ALL)
+    synced: list[str] = []
+    disk.hooks["sync_folder"] = synced.append
+    queue.bury(leases, "rejected")
+    assert f"{tmp_path}/j" in synced
+    (lock,) = (tmp_path / "j" / "writers").iterdir()
+    assert f"-{lock.name.removesuffix('.lock')}-" in os.listdir(tmp_path / "j" / "dead")[0]
+    assert queue.folder.is_alive(lock.name.removesuffix(".lock"))
+    queue.close()
+
+
+# -- its end
+
+
+def test_what_is_left_at_the_end_is_queued_and_anybodys(tmp_path: Path) -> None:
+    """What was out, too; the segment is sealed, the count stays as it was then, and a second end changes nothing."""
+    queue = JournalQueue(tmp_path)
+    queue.put([event(number) for number in range(5)])
+    leases = queue.claim(URL, 3, ALL)
+    queue.ack(leases[:1])
+    queue.close()
+    stats = queue.stats()
+    assert (stats.accepted, stats.delivered, stats.queued, stats.in_flight) == (5, 1, 4, 0)
+    with pytest.raises(QueueUnavailable):
+        queue.put([event(9)])
+    assert (queue.tend(), queue.claim(URL, 9, ALL)) == (None, [])
+    queue.bury(leases[1:], "rejected")
+    queue.close()
+    assert queue.stats() == stats
+    (path,) = (tmp_path / "segments").iterdir()
+    assert queue.folder.read_header(str(path)).sealed_events == 5
+    assert len(os.listdir(tmp_path / "writers")) == 1  # whoever takes the segment asks for it
+    assert os.listdir(tmp_path / "dead") == []
+    other = JournalQueue(tmp_path, adopt="always")
+    assert (other.scan(), len(other.claim(URL, 9, ALL))) == (1, 4)
+    other.close()
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_where_nothing_is_left_nothing_stays(tmp_path: Path, *, sends: bool) -> None:
+    """Neither segments nor a lock; with a dead letter there is something left."""
+    queue = JournalQueue(tmp_path, adopt="never")
+    queue.sends = sends
+    queue.put([event(1)])
+    other = JournalQueue(tmp_path, adopt="always")
+    sender = queue if sends else other
+    other.scan()
+    sender.ack(sender.claim(URL, 9, ALL))
+    queue.close()
+    assert os.listdir(tmp_path / "segments") == []
+    assert os.listdir(tmp_path / "writers") == []
+    other.close()
+    dead = JournalQueue(tmp_path)
+    dead.put([event(2)])
+    dead.bury(dead.claim(URL, 9, ALL), "rejected")
+    dead.close()
+    assert os.listdir(tmp_path / "segments") == []
+    (letters,) = (tmp_path / "dead").iterdir()
+    assert dead.folder.read_header(str(letters)).sealed_events == 1
+    assert len(os.listdir(tmp_path / "writers")) == 1
+
+
+@pytest.mark.parametrize(("method", "left"), [("truncate", False), ("unlink", True), ("fold", False)])
+def test_an_end_that_fails_somewhere_is_told_and_is_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, *, left: bool
+) -> None:
+    """Whatever it was: no descriptor stays, the next one may have it all, and nothing is raised."""
+    queue, disk, heard = at(ManualClock(), tmp_path)
+    queue.scan()
+    queue.put([event(1), event(2)])
+    queue.bury(queue.claim(URL, 1, ALL), "rejected")
+    queue.ack(queue.claim(URL, 1, ALL))
+    if method == "fold":
+        monkeypatch.setattr(queue._count, "reap_own_dead", refusing())
+    else:
+        monkeypatch.setattr(queue._store.presence if left else queue._store, "leave" if left else "close", refusing())
+    queue.close()
+    (said,) = heard
+    assert isinstance(said, Trouble)
+    assert (said.what, str(tmp_path) in said.detail, os.strerror(errno.EIO) in said.detail) == ("journal", True, True)
+    stats = queue.stats()
+    assert (stats.accepted, stats.delivered, stats.dead, stats.in_flight) == (2, 1, 1, 0)
+    with (tmp_path / "scanner.lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    disk.hooks.clear()
+    monkeypatch.undo()
+
+
+def test_a_child_of_a_fork_starts_from_nothing(tmp_path: Path) -> None:
+    """No count, no lane, no signal, no election, no descriptor, and everything is due; a closed one stays closed."""
+    clock = ManualClock()
+    queue, disk, heard = at(clock, tmp_path, adopt="always", sync_interval_s=0)
+    queue.put([event(1), event(2), event(3)])
+    queue.bury(queue.claim(URL, 1, ALL), "rejected")
+    queue.ack(queue.claim(URL, 1, ALL))
+    queue.tend()
+    queue._erasing.recalls = True
+    queue._tell(Trouble("journal", "x"))
+    name_before = queue._store.presence.name
+    queue.after_fork_in_child()
+    assert (len(disk._descriptors), queue._orphans.elected_fd, queue.recalls) == (0, -1, False)
+    assert list(queue.lanes()) == []
+    stats = queue.stats()
+    assert (stats.accepted, stats.delivered, stats.dead, stats.queued, stats.in_flight) == (0, 0, 0, 0, 0)
+    assert (queue._store.presence.name, queue._dead.names) == ("", [])
+    queue.put([event(4)])
+    assert heard == []
+    assert queue._store.presence.name != name_before
+    (lease,) = queue.claim(URL, 9, ALL)
+    assert lease.event == event(4)
+    queue.close()
+    queue.after_fork_in_child()
+    assert queue.stats() == QueueStats()
+    assert (queue.tend(), queue.claim(URL, 9, ALL)) == (None, [])
+    with pytest.raises(QueueUnavailable):
+        queue.put([event(5)])
+
+
+# -- in the middle of something
+
+
+def test_what_a_thread_is_in_the_middle_of(tmp_path: Path) -> None:
+    """A close must wait for a put, an open and a sync; who has the claims may wait for these, unless he is it."""
+    queue = JournalQueue(tmp_path)
+    here: Interruptions = queue._store.interruptions
+    depth = [0]
+    here._put_depth = lambda: depth[0]
+    claims, store, opening = queue._claims.lock, queue._store.lock, disk_module._opening
+    syncing = queue._store.syncs._syncing
+    me = threading.get_ident()
+    for locks, puts, syncs, waited_for, cannot_end in (
+        ((), 0, False, False, False), ((), 1, False, False, False), ((store,), 0, False, True, True),
+        ((store,), 1, False, True, True), ((claims,), 0, False, False, False), ((claims,), 1, False, False, False),
+        ((claims, store), 0, False, False, False), ((claims, store), 1, False, False, True),
+        ((opening,), 0, False, True, True), ((claims, opening), 0, False, False, True),
+        ((), 0, True, True, True), ((claims,), 0, True, False, True),
+    ):  # fmt: skip
+        depth[0] = puts
+        for lock in locks:
+            lock.acquire()
+        if syncs:
+            syncing.add(me)
+        found = (here.may_be_waited_for, here.nothing_can_end)
+        syncing.discard(me)
+        for lock in locks:
+            lock.release()
+        assert found == (waited_for, cannot_end), (locks, puts, syncs)
+    queue.close()
+
+
+def test_what_was_put_off_is_done_when_nothing_is_under_way(tmp_path: Path) -> None:
+    """Once; the newest first; and by whoever comes first."""
+    queue = JournalQueue(tmp_path)
+    done: list[str] = []
+    here = queue._store.interruptions
+    here.left_to_do += [lambda: done.append("first"), lambda: done.append("second")]
+    with queue._store.lock:
+        here.do_what_is_left()
+        assert done == []
+    here.do_what_is_left()
+    assert done == ["second", "first"]
+    for call in (queue.tend, queue.stats, lambda: queue.sync(1.0), lambda: queue.put([event(1)])):
+        here.left_to_do.append(lambda: done.append("more"))
+        done.clear()
+        call()
+        assert done == ["more"]
+    queue.close()
