@@ -265,6 +265,26 @@ def test_what_is_taken_is_told_with_what_is_to_be_sent(tmp_path: Path) -> None:
     looking.queue.close()
 
 
+def test_a_purge_is_asked_about_what_is_taken_before_anybody_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that cannot be, nothing is taken."""
+    for number in (1, 2):
+        lies(tmp_path, number, put(0))
+    looking = Looking(tmp_path)
+    asked: list[tuple[list[str], int]] = []
+
+    def before_reading(taken: Any) -> None:
+        asked.append(([one.name for one in taken], len(looking.queue._claims.open)))
+        if len(asked) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(looking.queue._erasing, "before_reading", before_reading)
+    assert [looking.queue.scan(), looking.queue.scan()] == [0, 2]
+    assert asked == [([name(1), name(2)], 0)] * 2
+    looking.queue.close()
+
+
 def test_a_living_senders_segments_are_its_own(tmp_path: Path) -> None:
     """Until it has gone, which is noticed half a second late; that it lives is asked no more often than that."""
     looking = Looking(tmp_path, adopt="always")
@@ -275,6 +295,9 @@ def test_a_living_senders_segments_are_its_own(tmp_path: Path) -> None:
     asked: list[str] = []
     looking.disk.hooks["open"] = lambda path, **_: asked.append(path)
     assert looking.queue.scan() == 1
+    asked.clear()
+    assert looking.queue.scan() == 0
+    assert [path for path in asked if path.endswith(".seg")] == []  # what does not change was read once
     assert looking.queue.left_to_adopt() == 0
     lock = f"{tmp_path}/writers/{sender._store.presence.name}.lock"
     for at_s, times in ((0.25, 0), (0.5, 0), (0.5625, 1)):

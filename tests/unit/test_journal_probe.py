@@ -38,6 +38,8 @@ def test_the_steps_of_a_new_segment_are_tried(tmp_path: Path, gid: int | None, *
         *([("write", fd, bytes(PAGE_BYTES), 0), ("datasync", fd)] if durable else []), ("close", fd), ("unlink", path),
     ]  # fmt: skip
     assert why_full_or_gone(folder, bytes_max=SEGMENT_BYTES_MIN - 1, durable=durable) == "queue_full"
+    os.rmdir(folder.segments)
+    assert why_full_or_gone(folder, bytes_max=SEGMENT_BYTES_MIN, durable=durable) == "folder_gone"
 
 
 @pytest.mark.parametrize("step", STEPS[:-2])

@@ -138,6 +138,7 @@ def test_what_it_is_told_it_goes_by(tmp_path: Path) -> None:
     store, keeper = queue._store, queue._keeper
     assert (queue.durability, queue.overflow, queue.path) == ("fsync", "block", str(tmp_path))
     assert (store.bytes_max, store.segment_bytes_max, store.overflow) == (3 << 20, 3 << 18, "block")
+    assert isinstance(store.segment_bytes_max, int)
     assert (store.block_timeout_s, keeper.sync_interval_s, keeper.scan_interval_s) == (7.0, 13.0, 14.0)
     assert queue._expiry.bounds.in_force(queue.folder) == Bounds(11, 12.0)
     assert (queue._orphans.adopt, queue.lease_s, queue.clock) == ("never", None, clock)
@@ -215,6 +216,18 @@ def test_what_happened_is_told_by_the_end_of_the_call(tmp_path: Path, call: str)
     arguments: dict[str, Any] = {"put": ([event(2)],), "claim": (URL, 1, ALL), "bury": ([lease], "x"), "sync": (1.0,)}
     getattr(queue, call)(*arguments.get(call, ()))
     assert (heard, free) == (happened, [True] * 3)
+    queue.close()
+
+
+def test_whatever_part_says_something_is_heard(tmp_path: Path) -> None:
+    """Those that look, count, expire, erase and adopt."""
+    queue, _, heard = at(ManualClock(), tmp_path)
+    for part in (queue._claims, queue._count, queue._erasing, queue._orphans, queue._expiry, queue._keeper):
+        part.emit(Trouble("journal", type(part).__name__))
+    queue.scan()
+    assert [str(getattr(one, "detail", "")) for one in heard] == [
+        "Claims", "Count", "Erasing", "Orphans", "Expiry", "Keeper"
+    ]  # fmt: skip
     queue.close()
 
 
