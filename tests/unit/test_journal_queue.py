@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 from tests.support import ALL, URL, HookedDisk, closes, event
 from tests.unit.test_journal_hands import spoil
+from tests.unit.test_journal_keeper import raising
 from tests.unit.test_journal_status import lies, put
 
 from eventpost.clock import SystemClock
 from eventpost.errors import QueueUnavailable
 from eventpost.queues.journal import Disk, JournalQueue, inspect
 from eventpost.queues.journal import disk as disk_module
+from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.bounds import Bounds
 from eventpost.queues.journal.interruption import Interruptions
-from eventpost.queues.protocol import QueueStats
+from eventpost.queues.protocol import Answer, QueueStats
 from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Damaged, Signal, Trouble
 
@@ -252,6 +254,8 @@ def test_damage_is_counted_and_told_with_where_its_bytes_are(tmp_path: Path, *, 
     if adopted:
         writer.close()
     (path,) = (tmp_path / "segments").iterdir()
+    data = path.read_bytes()
+    place = [data.index(event(number).payload) - fmt.FRAME_HEAD_BYTES for number in (1, 2)]
     spoil(tmp_path, b'{"n":1')
     queue = writer
     if adopted:
@@ -261,14 +265,33 @@ def test_damage_is_counted_and_told_with_where_its_bytes_are(tmp_path: Path, *, 
     queue.emit = heard.append
     if not kept:
         (tmp_path / "bad").rmdir()
+    assert queue.pending(URL) == 2
+    expired: list[int] = []
+    queue._expiry.expire_bad = lambda: expired.append(1)  # type: ignore[method-assign]  # as it is called
     assert [lease.event for lease in queue.claim(URL, 9, ALL)] == [event(2)]
+    assert (queue.pending(URL), expired) == (0, [1])
     (said,) = heard
     assert isinstance(said, Damaged)
     assert Path(said.path).parent == (tmp_path / "bad" if kept else path.parent)
     assert Path(said.path).name.startswith(path.name)
+    assert (said.at_byte, said.length_bytes, bool(said.why)) == (place[0], place[1] - place[0], True)
     stats = queue.stats()
     assert (stats.dropped, stats.accepted, stats.adopted) == ({"damaged": 1}, 2, 2 if adopted else 0)
     assert closes(stats)
+    queue.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("damaged")])
+def test_damage_that_cannot_be_kept_within_its_bound_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is told, counted, and passed over; the bound is looked after once a minute anyway."""
+    queue, _, heard = at(ManualClock(), tmp_path)
+    queue.put([event(1), event(2)])
+    spoil(tmp_path, b'{"n":1')
+    monkeypatch.setattr(queue._expiry, "expire_bad", raising(error))
+    assert [lease.event for lease in queue.claim(URL, 9, ALL)] == [event(2)]
+    assert ([type(one) for one in heard], queue.stats().dropped) == ([Damaged], {"damaged": 1})
     queue.close()
 
 
@@ -325,9 +348,10 @@ def test_a_letter_that_cannot_be_stored_goes_back_for_a_minute(
     assert list(inspect.dead_letters(tmp_path)) == []
     clock.advance(60)
     (lease,) = queue.claim(URL, 9, ALL)
-    queue.bury([lease], "rejected")
+    queue.bury([lease], "rejected", Answer(400, "no such project"))
     assert (queue.stats().dead, lease.attempts) == (1, 2)
-    assert [letter.reason for letter in inspect.dead_letters(tmp_path)] == ["rejected"]
+    (letter,) = inspect.dead_letters(tmp_path)
+    assert (letter.reason, letter.status, letter.answer) == ("rejected", 400, "no such project")
     queue.close()
 
 
