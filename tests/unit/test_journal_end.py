@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.support import ALL, URL, closes, event
 from tests.unit.test_journal_dropping import raising
-from tests.unit.test_journal_hands import spoil
+from tests.unit.test_journal_hands import BIG, queue_in, spoil
 from tests.unit.test_journal_queue import at, other_locks_are_free, refusing
 from tests.unit.test_journal_status import lies, put
 
@@ -71,13 +71,14 @@ def test_who_holds_a_lock_tells_nothing_yet(tmp_path: Path, holds: str) -> None:
 def test_damage_is_counted_and_told_with_where_its_bytes_are(tmp_path: Path, *, adopted: bool, kept: bool) -> None:
     """In the folder's ``bad``, or, where they can't be set aside, where they were; once, and the others are sent."""
     writer = JournalQueue(tmp_path, adopt="never")
-    writer.put([event(1), event(2)])
+    writer.put([event(number) for number in (1, 2, 3, 4)])
     if adopted:
         writer.close()
     (path,) = (tmp_path / "segments").iterdir()
     data = path.read_bytes()
-    place = [data.index(event(number).payload) - fmt.FRAME_HEAD_BYTES for number in (1, 2)]
+    place = [data.index(event(number).payload) - fmt.FRAME_HEAD_BYTES for number in (1, 2, 3, 4)]
     spoil(tmp_path, b'{"n":1')
+    spoil(tmp_path, b'{"n":3')
     queue = writer
     if adopted:
         queue = JournalQueue(tmp_path)
@@ -86,18 +87,18 @@ def test_damage_is_counted_and_told_with_where_its_bytes_are(tmp_path: Path, *, 
     queue.emit = heard.append
     if not kept:
         (tmp_path / "bad").rmdir()
-    assert queue.pending(URL) == 2
+    assert queue.pending(URL) == 4
     expired: list[int] = []
     queue._expiry.expire_bad = lambda: expired.append(1)  # type: ignore[method-assign]  # as it is called
-    assert [lease.event for lease in queue.claim(URL, 9, ALL)] == [event(2)]
-    assert (queue.pending(URL), expired) == (0, [1])
-    (said,) = heard
-    assert isinstance(said, Damaged)
-    assert Path(said.path).parent == (tmp_path / "bad" if kept else path.parent)
-    assert Path(said.path).name.startswith(path.name)
-    assert (said.at_byte, said.length_bytes, bool(said.why)) == (place[0], place[1] - place[0], True)
+    assert [lease.event for lease in queue.claim(URL, 9, ALL)] == [event(2), event(4)]
+    assert (queue.pending(URL), expired) == (0, [1, 1])
+    for said, at_byte, ends in zip(heard, place[::2], place[1::2], strict=True):
+        assert isinstance(said, Damaged)
+        assert Path(said.path).parent == (tmp_path / "bad" if kept else path.parent)
+        assert Path(said.path).name == (f"{path.name}-{at_byte}.bad" if kept else path.name)
+        assert (said.at_byte, said.length_bytes, bool(said.why)) == (at_byte, ends - at_byte, True)
     stats = queue.stats()
-    assert (stats.dropped, stats.accepted, stats.adopted) == ({"damaged": 1}, 2, 2 if adopted else 0)
+    assert (stats.dropped, stats.accepted, stats.adopted) == ({"damaged": 2}, 4, 4 if adopted else 0)
     assert closes(stats)
     queue.close()
 
@@ -137,6 +138,34 @@ def test_what_cannot_be_tidied_refuses_no_put(
     assert asked == [{"oldest": 2}]
     assert queue.stats().accepted == 1
     assert queue.sync(1.0)  # nor does it make a sync fail
+    queue.close()
+
+
+def test_a_purge_that_waits_for_what_is_out_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked of this process, and not what was asked of those that are gone."""
+    queue = JournalQueue(tmp_path)
+    queue.scan()
+    asked: list[Any] = []
+    monkeypatch.setattr(queue._erasing, "look", lambda **how: asked.append(how))
+    queue.recalled()
+    assert asked == [{"elected": False}]
+    queue.close()
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_sync_of_one_that_only_stores_folds_what_others_delivered(tmp_path: Path, *, sends: bool) -> None:
+    """A sender folds its own as they are settled."""
+    queue = queue_in(tmp_path, adopt="never")
+    queue.sends = False
+    for number in range(2):
+        queue.put([event(number, BIG)])
+    other = queue_in(tmp_path, adopt="always")
+    other.scan()
+    other.ack(other.claim(URL, 9, ALL))
+    other.close()
+    queue.sends = sends
+    assert queue.sync(1.0)
+    assert len(os.listdir(tmp_path / "segments")) == 1 + sends
     queue.close()
 
 
@@ -298,3 +327,22 @@ def test_a_child_of_a_fork_starts_from_nothing(tmp_path: Path) -> None:
     assert (queue.tend(), queue.claim(URL, 9, ALL)) == (None, [])
     with pytest.raises(QueueUnavailable):
         queue.put([event(5)])
+
+
+def test_a_child_of_a_fork_looks_for_itself(tmp_path: Path) -> None:
+    """At once, at what came meanwhile, too; what its parent has counted of others' doings is not its own."""
+    clock = ManualClock()
+    queue, _, _ = at(clock, tmp_path)
+    queue.put([event(1)])
+    queue.bury(queue.claim(URL, 1, ALL), "rejected")
+    assert inspect.discard_dead(tmp_path, None) == 1
+    assert queue.stats().dropped == {"dead_discarded": 1}
+    os.utime(tmp_path / "segments", (1, 1))
+    queue.tend()
+    assert (queue._orphans.elected_fd >= 0, queue._orphans.changed) == (True, False)
+    queue.after_fork_in_child()
+    assert (queue._orphans.elected_fd, queue._orphans.changed) == (-1, True)
+    assert queue.stats().dropped == {}
+    queue.tend()
+    assert queue._orphans.elected_fd >= 0
+    queue.close()
