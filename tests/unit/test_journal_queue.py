@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,13 +114,15 @@ def test_a_choice_that_there_is_not(tmp_path: Path, argument: str, choices: str)
     assert not (tmp_path / "j").exists()
 
 
-def test_a_group_by_its_name_or_number(tmp_path: Path) -> None:
+def test_a_group_by_its_name_or_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is not there is named."""
-    group = grp.getgrgid(os.getgid())
-    for number, given in enumerate((group.gr_name, group.gr_gid)):
-        queue = JournalQueue(tmp_path / str(number), group=given)
-        assert (queue.folder.gid, os.stat(queue.path).st_gid) == (group.gr_gid, group.gr_gid)
-        queue.close()
+    gid = os.getgid()
+    with monkeypatch.context() as patched:
+        patched.setattr(grp, "getgrnam", {"events": SimpleNamespace(gr_gid=gid)}.__getitem__)
+        for number, given in enumerate(("events", gid)):
+            queue = JournalQueue(tmp_path / str(number), group=given)
+            assert (queue.folder.gid, os.stat(queue.path).st_gid) == (gid, gid)
+            queue.close()
     with pytest.raises(ValueError, match=r"^group='no-such-group': \w"):
         JournalQueue(tmp_path / "j", group="no-such-group")
 
