@@ -19,7 +19,7 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "
                   "unit/test_journal_dropping", "unit/test_journal_election", "unit/test_journal_end",
                   "unit/test_journal_home", "unit/test_journal_keeper", "unit/test_journal_notes_written",
                   "unit/test_journal_orphans", "unit/test_journal_probe", "unit/test_journal_queue",
-                  "unit/test_journal_status",
+                  "unit/test_journal_small", "unit/test_journal_status",
                   "unit/test_journal_purge", "unit/test_journal_refusals", "unit/test_journal_repair",
                   "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_store",
                   "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_visitors",

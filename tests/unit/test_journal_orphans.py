@@ -300,25 +300,6 @@ def test_what_has_no_header_is_set_aside_once_nobody_writes_it(tmp_path: Path) -
     looking.queue.close()
 
 
-# -- how much
-
-
-def test_beyond_what_is_open_at_once_each_endpoint_gets_a_share(tmp_path: Path) -> None:
-    """256 of the oldest, then 16 of each other endpoint, 320 in all; the rest is what is left to adopt."""
-    number = 0
-    for lane, count in ((URL, 258), *((f"{URL}/{part}", 18) for part in range(5))):
-        for _ in range(count):
-            number += 1
-            lies(tmp_path, number, put(0), lane=lane)
-    looking = Looking(tmp_path)
-    assert looking.queue.left_to_adopt() == 348
-    assert looking.queue.scan() == 320
-    taken = {lane: len(known.cursors) for lane, known in looking.queue._claims.lanes.items()}
-    assert taken == {URL: 256} | {f"{URL}/{part}": 16 for part in range(4)}
-    assert (looking.queue.scan(), looking.queue.left_to_adopt()) == (0, 28)
-    looking.queue.close()
-
-
 def test_what_is_done_with_is_not_left_to_adopt(tmp_path: Path) -> None:
     """Sealed, and all of it settled: whoever wrote it folds it.  What is in hand here is not either, nor one's own."""
     looking = Looking(tmp_path)

@@ -1,0 +1,147 @@
+"""What every journal does as it begins, fails and ends, each on the smallest one that shows it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import ALL, URL, event
+from tests.unit.test_journal_end import at, refusing
+from tests.unit.test_journal_home import Log, folder_in
+from tests.unit.test_journal_status import lies, name, put
+
+from eventpost.queues.journal import JournalQueue, orphans
+from eventpost.queues.journal.folder import resolved
+from eventpost.testing.clock import ManualClock
+
+
+def without_syncs(queue: JournalQueue) -> JournalQueue:
+    """Let a queue's disk not wait for the device."""
+    queue.folder.disk.datasync = lambda _fd: None  # type: ignore[method-assign]  # it is not what is looked at
+    return queue
+
+
+def test_a_shared_folder_is_tried_as_it_will_be_used(tmp_path: Path) -> None:
+    """By files and folders of its group."""
+    gid = os.getgid()
+    disk = Log("create", "make_folder")
+    folder = folder_in(tmp_path / "j", disk, gid)
+    assert {one[2:] for one in disk.log if one[0] == "make_folder"} == {(0o2770, gid)}
+    assert [one[2:] for one in disk.log if one[0] == "create"] == [(0o660, gid)]
+    disk.log.clear()
+    os.close(folder.create_lock(f"{folder.path}/x.lock"))
+    folder.disk.datasync = lambda _fd: None  # type: ignore[method-assign]  # it is not what is looked at
+    folder.write_note("x.json", {})
+    assert [one[2:] for one in disk.log if one[0] == "create"] == [(0o660, gid)] * 2
+
+
+@pytest.mark.parametrize(("mode", "shared"), [(0o2770, True), (0o770, False), (0o2760, False), (0o2700, False)])
+def test_a_folder_is_shared_by_its_mode(tmp_path: Path, mode: int, *, shared: bool) -> None:
+    """The group's bit, and all that a group may do."""
+    (tmp_path / "j").mkdir()
+    (tmp_path / "j").chmod(mode)
+    assert folder_in(tmp_path / "j").file_mode == (0o660 if shared else 0o600)
+
+
+@pytest.mark.parametrize("asks", [0, 1, 12345])
+def test_only_root_makes_files_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: int) -> None:
+    """Whoever else is asked to, makes its own."""
+    folder = folder_in(tmp_path / "j")
+    seen = os.stat_result((0o40700, 1, 1, 1, 12345, 1, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "geteuid", lambda: asks)
+    monkeypatch.setattr(os, "stat", lambda _path: seen)
+    folder._follow_owner()
+    assert folder.disk.uid == (12345 if asks == 0 else None)
+
+
+def test_a_path_that_is_none_is_said_plainly() -> None:
+    """Nothing about a home where none was named."""
+    with pytest.raises(ValueError, match=r"^path='': must name a folder$"):
+        resolved("")
+
+
+def test_a_queue_asks_its_keeper_for_room_and_for_tidiness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each endpoint two segments at most, for a put waits for it."""
+    queue = JournalQueue(tmp_path)
+    asked: list[Any] = []
+    monkeypatch.setattr(queue._keeper, "make_room", lambda wanted: asked.append(wanted) or True)
+    monkeypatch.setattr(queue._count, "reap_own", lambda **wanted: asked.append(wanted))
+    assert queue._store._make_room(7)
+    queue._store._reap()
+    assert asked == [7, {"oldest": 2}]
+
+
+def test_a_letter_that_finds_no_room_is_due_in_a_minute(tmp_path: Path) -> None:
+    """At every level."""
+    queue, disk, _ = at(ManualClock(), tmp_path)
+    queue.put([event(1)])
+    leases = queue.claim(URL, 1, ALL)
+    disk.hooks["create"] = refusing(errno.ENOSPC)
+    queue.bury(leases, "rejected")
+    assert queue.next_due_s() == 60.0
+
+
+def test_what_is_not_safe_is_synced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segments that a put has begun, as they are."""
+    queue = JournalQueue(tmp_path, adopt="never", clock=ManualClock())
+    queue.put([event(1)])
+    asked: list[Any] = []
+    monkeypatch.setattr(queue._store.syncs, "sync", lambda some: asked.append(some) or True)
+    queue.tend()
+    assert asked == [queue._store.syncs.unsynced()]
+    assert len(asked[0]) == 1
+
+
+@pytest.mark.parametrize("acked", [1, 2])
+def test_an_end_leaves_a_lock_only_with_something_under_it(tmp_path: Path, acked: int) -> None:
+    """And a segment only with something in it."""
+    queue = without_syncs(JournalQueue(tmp_path))
+    queue.put([event(1), event(2)])
+    queue.ack(queue.claim(URL, 2, ALL)[:acked])
+    queue.close()
+    assert [len(os.listdir(tmp_path / part)) for part in ("segments", "writers")] == [2 - acked, 2 - acked]
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_an_end_folds_what_others_settled_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool
+) -> None:
+    """Where it only stores, all of it; a sender has none that others settle."""
+    queue = without_syncs(JournalQueue(tmp_path))
+    queue.sends = sends
+    queue.put([event(1)])
+    asked: list[Any] = []
+    monkeypatch.setattr(queue._count, "reap_own", lambda **wanted: asked.append(wanted))
+    queue.close()
+    assert asked == ([] if sends else [{}])
+
+
+def test_shares_are_kept_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of whatever comes first, then two of each endpoint, those that it has already among them, six in all."""
+    monkeypatch.setattr(orphans, "_ADOPTED_MAX", 3)
+    monkeypatch.setattr(orphans, "_ADOPTED_EXTRA", 3)
+    monkeypatch.setattr(orphans, "_ADOPTED_OF_LANE", 2)
+    queue = JournalQueue(tmp_path)
+    for number, lane in enumerate("aaabbbcd"):
+        lies(tmp_path, number, put(0), lane=f"{URL}/{lane}")
+    assert queue.scan() == 6
+    assert sorted(cursor.name for cursor in queue._claims.open) == [name(number) for number in (0, 1, 2, 3, 4, 6)]
+    assert (queue.scan(), queue.left_to_adopt()) == (0, 2)
+    queue.close()
+
+
+def test_what_is_taken_in_every_look_counts_for_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what is taken in one does."""
+    monkeypatch.setattr(orphans, "_ADOPTED_MAX", 2)
+    monkeypatch.setattr(orphans, "_ADOPTED_EXTRA", 9)
+    monkeypatch.setattr(orphans, "_ADOPTED_OF_LANE", 2)
+    queue = JournalQueue(tmp_path, adopt="always")
+    taken = []
+    for number, lane in enumerate("ababab"):
+        lies(tmp_path, number, put(0), lane=f"{URL}/{lane}")
+        taken.append(queue.scan())
+    assert taken == [1, 1, 1, 1, 0, 0]
+    queue.close()
