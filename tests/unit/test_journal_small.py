@@ -24,18 +24,40 @@ def without_syncs(queue: JournalQueue) -> JournalQueue:
     return queue
 
 
-def test_a_shared_folder_is_tried_as_it_will_be_used(tmp_path: Path) -> None:
-    """By files and folders of its group."""
-    gid = os.getgid()
+@pytest.mark.parametrize(
+    ("gid", "folder_mode", "file_mode"), [(None, 0o700, 0o600), (os.getgid(), 0o2770, 0o660)], ids=["own", "shared"]
+)
+def test_a_folder_is_tried_as_it_will_be_used(
+    tmp_path: Path, gid: int | None, folder_mode: int, file_mode: int
+) -> None:
+    """By files and folders of its user, or of its group."""
     disk = Log("create", "make_folder")
-    folder = folder_in(tmp_path / "j", disk, gid)
-    assert {one[2:] for one in disk.log if one[0] == "make_folder"} == {(0o2770, gid)}
-    assert [one[2:] for one in disk.log if one[0] == "create"] == [(0o660, gid)]
-    disk.log.clear()
-    os.close(folder.create_lock(f"{folder.path}/x.lock"))
+    folder_in(tmp_path, disk, gid)
+    assert {one[2:] for one in disk.log if one[0] == "make_folder"} == {(folder_mode, gid)}
+    assert [one[2:] for one in disk.log if one[0] == "create"] == [(file_mode, gid)]
+
+
+def test_locks_and_notes_are_their_folders(tmp_path: Path) -> None:
+    """For its group to use, too."""
+    gid = os.getgid()
+    disk = Log()
+    folder = folder_in(tmp_path, disk, gid)
+    disk.hooks["create"] = lambda *asked: disk.log.append(asked[1:])
+    disk.close(folder.create_lock(f"{folder.path}/x.lock"))
     folder.disk.datasync = lambda _fd: None  # type: ignore[method-assign]  # it is not what is looked at
     folder.write_note("x.json", {})
-    assert [one[2:] for one in disk.log if one[0] == "create"] == [(0o660, gid)] * 2
+    assert disk.log == [(0o660, gid)] * 2
+
+
+def test_who_asks_whether_a_writer_lives_buries_nobody(tmp_path: Path) -> None:
+    """Unless it says so."""
+    folder = folder_in(tmp_path)
+    lock = Path(folder.writers, "4194305.aa.lock")
+    lock.touch()
+    assert not folder.is_alive("4194305.aa")
+    assert lock.exists()
+    assert not folder.is_alive("4194305.aa", bury=True)
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize(("mode", "shared"), [(0o2770, True), (0o770, False), (0o2760, False), (0o2700, False)])
@@ -95,6 +117,31 @@ def test_what_is_not_safe_is_synced_and_nothing_else(tmp_path: Path, monkeypatch
     assert len(asked[0]) == 1
 
 
+def test_a_backlog_is_synced_in_parts_and_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender does what else it has to between them."""
+    queue = JournalQueue(tmp_path, adopt="never", clock=ManualClock())
+    backlog, asked = list(range(9)), list[Any]()
+    monkeypatch.setattr(queue._store.syncs, "unsynced", lambda: backlog)
+    monkeypatch.setattr(queue._store.syncs, "sync", lambda some: asked.extend(some) or True)
+    assert queue.tend() == 0.0
+    assert 0 < len(asked) < len(backlog)
+    assert queue.tend() == 1.0
+    assert asked == backlog
+
+
+@pytest.mark.parametrize(("sends", "more", "asked"), [(False, 5, [{"bytes_wanted": 5}]), (False, 0, []), (True, 5, [])])
+def test_room_is_made_of_what_others_settled_by_who_only_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool, more: int, asked: list[Any]
+) -> None:
+    """As much as is wanted, and where some is."""
+    queue = JournalQueue(tmp_path)
+    queue.sends = sends
+    found: list[Any] = []
+    monkeypatch.setattr(queue._count, "reap_own", lambda **wanted: found.append(wanted) or wanted["bytes_wanted"])
+    assert queue._keeper.make_room((4 << 30) + more) is not (sends and more > 0)
+    assert found == asked
+
+
 @pytest.mark.parametrize("acked", [1, 2])
 def test_an_end_leaves_a_lock_only_with_something_under_it(tmp_path: Path, acked: int) -> None:
     """And a segment only with something in it."""
@@ -145,3 +192,22 @@ def test_what_is_taken_in_every_look_counts_for_its_share(tmp_path: Path, monkey
         taken.append(queue.scan())
     assert taken == [1, 1, 1, 1, 0, 0]
     queue.close()
+
+
+def test_the_first_beyond_the_bound_is_held_to_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only the second."""
+    monkeypatch.setattr(orphans, "_ADOPTED_MAX", 1)
+    monkeypatch.setattr(orphans, "_ADOPTED_OF_LANE", 1)
+    queue = JournalQueue(tmp_path)
+    for number in (1, 2):
+        lies(tmp_path, number, put(0))
+    assert queue.scan() == 1
+
+
+def test_what_cannot_be_read_hides_nothing_that_is_left_to_adopt(tmp_path: Path) -> None:
+    """Nor does what is settled, or has gone."""
+    queue = JournalQueue(tmp_path)
+    (tmp_path / "segments" / name(1)).write_bytes(b"noise")
+    lies(tmp_path, 2, put(0), sealed=1, outcomes=[0xD1])
+    lies(tmp_path, 3, put(0))
+    assert queue.left_to_adopt() == 1
