@@ -46,7 +46,8 @@ def test_locks_and_notes_are_their_folders(tmp_path: Path) -> None:
     disk.close(folder.create_lock(f"{folder.path}/x.lock"))
     folder.disk.datasync = lambda _fd: None  # type: ignore[method-assign]  # it is not what is looked at
     folder.write_note("x.json", {})
-    assert disk.log == [(0o660, gid)] * 2
+    disk.close(folder.enter()[1])
+    assert disk.log == [(0o660, gid)] * 3
 
 
 def test_who_asks_whether_a_writer_lives_buries_nobody(tmp_path: Path) -> None:
@@ -117,6 +118,19 @@ def test_what_is_not_safe_is_synced_and_nothing_else(tmp_path: Path, monkeypatch
     assert len(asked[0]) == 1
 
 
+def test_letters_are_looked_after_once_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who is elected."""
+    clock = ManualClock(0.0)
+    queue = JournalQueue(tmp_path, clock=clock)
+    done: list[float] = []
+    monkeypatch.setattr(queue._expiry, "expire", lambda: done.append(clock.monotonic()))
+    for after_s in (0.0, 59.5, 0.5, 59.5, 0.5):
+        clock.advance(after_s)
+        queue.tend()
+    assert done == [0.0, 60.0, 120.0]
+    queue.close()
+
+
 def test_a_backlog_is_synced_in_parts_and_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sender does what else it has to between them."""
     queue = JournalQueue(tmp_path, adopt="never", clock=ManualClock())
@@ -129,7 +143,7 @@ def test_a_backlog_is_synced_in_parts_and_at_once(tmp_path: Path, monkeypatch: p
     assert asked == backlog
 
 
-@pytest.mark.parametrize(("sends", "more", "asked"), [(False, 5, [{"bytes_wanted": 5}]), (False, 0, []), (True, 5, [])])
+@pytest.mark.parametrize(("sends", "more", "asked"), [(False, 1, [{"bytes_wanted": 1}]), (False, 0, []), (True, 5, [])])
 def test_room_is_made_of_what_others_settled_by_who_only_stores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool, more: int, asked: list[Any]
 ) -> None:
