@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from tests.support import ALL, URL, event
-from tests.unit.test_journal_end import at, refusing
 from tests.unit.test_journal_home import Log, folder_in
+from tests.unit.test_journal_queue import at, refusing
 from tests.unit.test_journal_status import lies, name, put
 
+from eventpost.errors import JournalUnusable
 from eventpost.queues.journal import JournalQueue, orphans
+from eventpost.queues.journal import folder as folder_module
 from eventpost.queues.journal.folder import resolved
 from eventpost.testing.clock import ManualClock
 
@@ -61,7 +63,9 @@ def test_who_asks_whether_a_writer_lives_buries_nobody(tmp_path: Path) -> None:
     assert not lock.exists()
 
 
-@pytest.mark.parametrize(("mode", "shared"), [(0o2770, True), (0o770, False), (0o2760, False), (0o2700, False)])
+@pytest.mark.parametrize(
+    ("mode", "shared"), [(0o2770, True), (0o2771, True), (0o770, False), (0o2760, False), (0o2700, False)]
+)
 def test_a_folder_is_shared_by_its_mode(tmp_path: Path, mode: int, *, shared: bool) -> None:
     """The group's bit, and all that a group may do."""
     (tmp_path / "j").mkdir()
@@ -218,10 +222,30 @@ def test_the_first_beyond_the_bound_is_held_to_its_share(tmp_path: Path, monkeyp
     assert queue.scan() == 1
 
 
-def test_what_cannot_be_read_hides_nothing_that_is_left_to_adopt(tmp_path: Path) -> None:
-    """Nor does what is settled, or has gone."""
-    queue = JournalQueue(tmp_path)
+def test_what_cannot_be_had_hides_nothing_that_is_left_to_adopt(tmp_path: Path) -> None:
+    """What is damaged, settled, a living sender's, or refuses its lock; nor does any of it count."""
+    queue, disk, _ = at(ManualClock(), tmp_path)
     (tmp_path / "segments" / name(1)).write_bytes(b"noise")
     lies(tmp_path, 2, put(0), sealed=1, outcomes=[0xD1])
-    lies(tmp_path, 3, put(0))
+    for number in (3, 4, 5):
+        lies(tmp_path, number, put(0))
+    living, _ = queue.folder.enter()
+    os.rename(tmp_path / "segments" / name(3), tmp_path / "segments" / name(3).replace("4194305.aa", living))
+    refused = [os.stat(tmp_path / "segments" / name(4)).st_ino]
+
+    def lock(fd: int, **_: object) -> None:
+        if os.fstat(fd).st_ino in refused:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    disk.hooks["lock"] = lock
     assert queue.left_to_adopt() == 1
+    refused.clear()
+    assert queue.left_to_adopt() == 2
+
+
+def test_without_locks_there_is_a_queue_to_use_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and nothing is made."""
+    monkeypatch.setattr(folder_module, "HAS_LOCKS", False)
+    with pytest.raises(JournalUnusable, match="MemoryQueue"):
+        JournalQueue(tmp_path / "j")
+    assert not (tmp_path / "j").exists()
