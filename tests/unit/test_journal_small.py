@@ -249,3 +249,30 @@ def test_without_locks_there_is_a_queue_to_use_instead(tmp_path: Path, monkeypat
     with pytest.raises(JournalUnusable, match="MemoryQueue"):
         JournalQueue(tmp_path / "j")
     assert not (tmp_path / "j").exists()
+
+
+def test_what_is_done_with_is_left_until_its_writer_is_dead(tmp_path: Path) -> None:
+    """A living one folds it itself."""
+    queue = JournalQueue(tmp_path)
+    lies(tmp_path, 1, put(0))
+    queue._claims.finished.add(name(1))
+    assert queue.left_to_adopt() == 1
+    queue._orphans._alive["4194305.aa"] = (queue.clock.monotonic() + 60, True)
+    assert queue.left_to_adopt() == 0
+
+
+def test_folders_above_that_are_not_ours_to_sync_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal's own is not."""
+    folder = folder_in(tmp_path)
+    asked: list[str] = []
+
+    def sync_folder(path: str) -> None:
+        asked.append(path)
+        if path != folder.path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(folder.disk, "sync_folder", sync_folder)
+    folder.sync_path()
+    assert asked == [folder.path, *(str(above) for above in Path(folder.path).parents)]
