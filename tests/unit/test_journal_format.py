@@ -52,6 +52,7 @@ def test_a_header_tells_what_it_was_told(*, sender: bool, retry: bool) -> None:
     found = fmt.decode_header(header(sender=sender, retry=retry))
     assert found == (LANE, "7.aa", 1_784_000_000_123, sender, retry, 1, 3, None, None)
     assert (found.outcomes_at, found.records_at, found.events_max) == (4096, 4 * 4096, 3 * 4096)
+    assert fmt.decode_header(header(outcome_pages=1)).outcome_pages == 1
 
 
 @pytest.mark.parametrize(("lane_bytes", "pages"), [(3000, 1), (4096, 2), (9000, 3)])
@@ -103,12 +104,14 @@ def test_what_is_no_header_wants_one_page() -> None:
         with_text({"version": "gone", "outcome_pages": "gone"}, numbers=(1, 1, 0)),
         header()[:70] + b"?" + header()[71:],
         header()[:16] + b"\0" + header()[17:],
+        header().replace(b"7.aa", b"7.ab"),
     ],
 )
 def test_a_damaged_header_is_a_bad_one(data: bytes) -> None:
-    """Whatever is wrong with it, and never an error of another kind."""
-    with pytest.raises(fmt.BadHeader):
+    """Whatever is wrong with it, and never an error of another kind; it says why."""
+    with pytest.raises(fmt.BadHeader) as caught:
         fmt.decode_header(data)
+    assert all(caught.value.args)
 
 
 def test_the_text_is_right_where_the_fixed_part_differs() -> None:
@@ -273,9 +276,10 @@ def test_an_envelope_byte_for_byte() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_envelope(payload: bytes) -> None:
-    """ValueError, and never another."""
-    with pytest.raises(ValueError):
+    """ValueError, and never another; it says why."""
+    with pytest.raises(ValueError) as caught:
         fmt.decode_envelope(payload)
+    assert all(caught.value.args[:1])
 
 
 def test_a_dead_letter_byte_for_byte() -> None:
@@ -289,6 +293,7 @@ def test_a_dead_letter_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\2\0\0\0", b"\2\0\0\0[]rest", b"\0\0\0\0{}"])
 def test_what_is_no_dead_letter(data: bytes) -> None:
-    """ValueError, and never another."""
-    with pytest.raises(ValueError):
+    """ValueError, and never another; it says why."""
+    with pytest.raises(ValueError) as caught:
         fmt.decode_dead(data)
+    assert all(caught.value.args[:1])

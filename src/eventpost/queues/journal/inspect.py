@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...clock import Clock, SystemClock
@@ -51,9 +51,9 @@ class LaneStatus:
     """One endpoint's part: events queued, bytes of its segments, age of the oldest queued event in seconds."""
 
     url: str
-    queued: int = 0
-    stored_bytes: int = 0
-    oldest_age_s: float | None = None
+    queued: int
+    stored_bytes: int
+    oldest_age_s: float | None
 
     def __repr__(self) -> str:
         return f"LaneStatus({shown_url(self.url)}, queued={self.queued})"
@@ -81,8 +81,8 @@ class FolderStatus:
     newer: int
     bad: int
     oldest_age_s: float | None
-    lanes: list[LaneStatus] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
+    lanes: list[LaneStatus]
+    trouble: list[str]
 
     @property
     def closes(self) -> bool:
@@ -286,7 +286,7 @@ def needs_a_person(status: FolderStatus) -> list[str]:
 
 def as_dict(status: FolderStatus) -> dict[str, Any]:
     """Return a status as plain values, for JSON."""
-    out = {name: getattr(status, name) for name in FolderStatus.__slots__ if name != "lanes"}
+    out = {name: getattr(status, name) for name in FolderStatus.__slots__}
     out["lanes"] = [
         {name: getattr(lane, name) for name in LaneStatus.__slots__} | {"url": shown_url(lane.url)}
         for lane in status.lanes

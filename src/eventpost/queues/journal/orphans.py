@@ -166,7 +166,6 @@ class Orphans:
                 if self.claims.closed:
                     cursor.close()
                     continue
-                self.claims.finished.discard(cursor.name)
                 self.claims.add_adopted(cursor)
                 self.emit(Adopted(cursor.path, max(0, cursor.unread())))
             return 0 if self.claims.closed else len(taken)
@@ -248,9 +247,7 @@ class Orphans:
         except NewerFormat as error:
             self._leave_alone(name, str(error))
             return None
-        except ValueError as error:
-            if not alive:
-                self._quarantine(path, str(error))
+        except ValueError:  # whose writer lives
             return None
         cursor = None
         try:

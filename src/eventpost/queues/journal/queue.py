@@ -397,4 +397,4 @@ def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
 
 def _at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not value >= least:
-        raise ValueError(f"{name}={value!r}: must be at least {least:g}")
+        raise ValueError(f"{name}={value!r}: must be at least {least}")
