@@ -18,8 +18,9 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "
                   "unit/test_journal_inspect", "unit/test_journal_notes", "unit/test_journal_presence",
                   "unit/test_journal_purge", "unit/test_journal_refusals", "unit/test_journal_repair",
                   "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_store",
-                  "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_visitors",
-                  "unit/test_journal_writer", "simulation/test_journal_model", "simulation/test_purge",
+                  "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_view",
+                  "unit/test_journal_visitors", "unit/test_journal_writer", "simulation/test_journal_model",
+                  "simulation/test_purge",
                   "simulation/test_whole_system", "crash/test_repair", "crash/test_journal_breakit",
                   "crash/test_journal_folder", "crash/test_journal_interrupted", "crash/test_purge",
                   "crash/test_disk_matrix")  # fmt: skip
