@@ -91,6 +91,7 @@ UNSEALED: dict[str, tuple[bytes, list[tuple[str, int]], bytes, tuple[int, int], 
     "whole": (segment(event(0), event(1)), SEALED, b"", (2, END), {}),
     "with room behind it": (segment(event(0), event(1), b"\0" * 999), SEALED, b"", (2, END), {}),
     "without an event": (segment(), SEALED, b"", (0, BEGIN), {}),
+    "without a record": (segment()[:RECORDS_AT], SEALED, b"", (0, RECORDS_AT), {}),
     "half a record": (segment(event(0), event(1), TAIL, b"\0" * 99), CUT, b"", (2, END), {END: TAIL}),
     "damage before the last": (segment(broken(0), event(1)), LOST, DAMAGED, (2, END), {BEGIN: broken(0)}),
     "damage, and half a record": (
@@ -274,6 +275,36 @@ def test_what_somebody_works_at_is_only_named_if_it_is_ill(tmp_path: Path, case:
     descriptors = len(os.listdir("/proc/self/fd"))
     repair.repair(tmp_path / "j")
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_whose_a_segment_is_tells_its_name_alone(tmp_path: Path) -> None:
+    """Whatever the folder is called; damage in it is its living writer's, and stays where it is."""
+    folder = tmp_path / "one-other-third"
+    JournalQueue(folder).close()
+    (folder / "segments" / NAME).write_bytes(segment(broken(0), event(1)))
+    (folder / "segments" / NAME).chmod(0o600)
+    with (folder / "writers/7.00000000aa.lock").open("w") as held:
+        os.fchmod(held.fileno(), 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert [one.did for one in repair.repair(folder)] == ["left"]
+    assert repair.repair(folder)[-1].did == "sealed"
+    assert [path.name for path in (folder / "bad").iterdir()] == [f"{NAME}-{BEGIN}.bad"]
+
+
+def test_letters_are_mended_as_letters(tmp_path: Path) -> None:
+    """Where no endpoint is named they are whole, and an event among them is not."""
+    JournalQueue(tmp_path).close()
+    letters = [fmt.frame(fmt.Kind.DEAD, n, AT_S, 0, fmt.encode_dead({"reason": "rejected"}, b"{}")) for n in (0, 2)]
+    data = segment(letters[0], event(1), letters[1])
+    header = fmt.encode_header("", "7.00000000aa", 1, sender=False, retry=False, outcome_pages=1)
+    path = tmp_path / "dead" / NAME
+    path.write_bytes(header + data[fmt.PAGE_BYTES :])
+    path.chmod(0o600)
+    assert [(one.path, one.did, one.events) for one in repair.repair(tmp_path)] == [
+        (str(path), "set_aside", 1), (str(path), "sealed", 0),
+    ]  # fmt: skip
+    status = inspect.folder_status(tmp_path)
+    assert (status.dead, status.dropped) == (2, {"damaged": 1})
 
 
 def test_what_is_settled_and_removed_meanwhile_is_passed_over(tmp_path: Path, disk: HookedDisk) -> None:

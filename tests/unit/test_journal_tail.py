@@ -126,6 +126,8 @@ def test_a_follower_goes_on_within_a_segment_by_what_it_read(
     path = Path(queue.path, "segments", *segments(queue))
     end = max(frame.end for _, frame, _ in dead.walk(path.read_bytes(), 2 * fmt.PAGE_BYTES) if frame is not None)
     reads: list[tuple[int, int]] = []
+    opened: list[bool] = []
+    disk.hooks["open"] = lambda _, *, write=True: opened.append(write)
     disk.hooks["read"] = lambda fd, length, at: reads.append((at, length))
     assert follower.look() == []
     assert [one for one in reads if one[0] >= 2 * fmt.PAGE_BYTES] == [(end, fmt.FRAME_HEAD_BYTES)]
@@ -138,6 +140,8 @@ def test_a_follower_goes_on_within_a_segment_by_what_it_read(
     reads.clear()
     assert follower.look() == []
     assert reads == []
+    tail.states(folder, path.name, [0])
+    assert set(opened) == {False}, "who looks on need not be allowed to write"
 
 
 def test_what_cannot_be_read_hides_nothing_else(queue: JournalQueue, folder: Folder, disk: HookedDisk) -> None:

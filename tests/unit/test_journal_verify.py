@@ -94,6 +94,7 @@ def test_each_damage_is_named_with_its_place(folder: Path, case: str) -> None:
     found = verify.verify(folder)
     assert short(found) == expected
     assert {one.path for one in found} <= {path}
+    assert all(isinstance(one.detail, str) and one.detail != "None" for one in found)
     assert Path(path).read_bytes() == data
     repair.repair(folder)
     assert verify.verify(folder) == []
@@ -128,6 +129,7 @@ def test_what_is_no_segment_is_named(folder: Path) -> None:
     assert [one.path for one in found] == paths
     assert "2" in found[2].detail, "the version"
     assert found[3].detail == totals.LOST
+    assert isinstance(found[0].detail, str)
 
 
 def test_how_many_are_missing_is_said(folder: Path) -> None:

@@ -118,7 +118,7 @@ def _held(folder: Folder, path: str) -> Iterator[tuple[int, str]]:
         elif not folder.disk.lock(fd):
             yield fd, "somebody else has it"
         elif not folder.disk.still_named(fd, path):
-            raise FileNotFoundError(2, "removed just now", path)
+            raise FileNotFoundError
         else:
             yield fd, ""
     finally:

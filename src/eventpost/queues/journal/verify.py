@@ -59,28 +59,7 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
         return [Finding(full, "newer", 0, folder.disk.size(full), f"{error}; left alone")]
     except (OSError, ValueError) as error:
         return [Finding(full, "header", 0, folder.disk.size(full), str(error))]
-    findings = []
-    envelopes: set[int] = set()
-    readable: set[int] = set()
-    expected = 0
-    for at, frame, damaged in dead.walk(data, header.records_at):
-        if frame is None:
-            last = at + len(damaged) == len(data) and header.sealed_events is None
-            if last and alive:
-                continue  # a living writer is in the middle of it
-            torn = "half a record: its writer died before that put returned"
-            detail = torn if last else "a record's checksum does not hold"
-            findings.append(Finding(full, "torn" if last else "damaged", at, len(damaged), detail))
-        elif frame.kind == Kind.ENVELOPE:
-            envelopes.add(frame.envelope)
-        else:
-            if frame.ordinal != expected and not any(one.kind == "damaged" for one in findings):
-                findings.append(Finding(full, "damaged", at, 0, f"event {expected} is missing"))
-            if frame.envelope in envelopes:
-                readable.add(frame.ordinal)
-            else:
-                findings.append(Finding(full, "damaged", at, len(frame.payload), "its envelope is missing"))
-            expected = frame.ordinal + 1
+    findings, readable, expected = _records(full, header, data, alive=alive)
     if header.sealed_events is not None:
         if expected < header.sealed_events:
             detail = f"{header.sealed_events - expected} events are missing at its end"
@@ -93,3 +72,30 @@ def _verify_segment(folder: Folder, full: str, *, alive: bool) -> list[Finding]:
         detail = "unknown outcome bytes; these events count as unsettled"
         findings.append(Finding(full, "damaged", header.outcomes_at, unknown, detail))
     return findings
+
+
+def _records(full: str, header: fmt.Header, data: bytes, *, alive: bool) -> tuple[list[Finding], set[int], int]:
+    """Return what is wrong with records, which events can be sent, and the ordinal after the last one."""
+    findings: list[Finding] = []
+    envelopes: set[int] = set()
+    readable: set[int] = set()
+    expected = 0
+    for at, frame, damaged in dead.walk(data, header.records_at):
+        if frame is None:
+            last = at + len(damaged) == len(data) and header.sealed_events is None
+            if not last:
+                findings.append(Finding(full, "damaged", at, len(damaged), "a record's checksum does not hold"))
+            elif not alive:  # else its writer is in the middle of it
+                detail = "half a record: its writer died before that put returned"
+                findings.append(Finding(full, "torn", at, len(damaged), detail))
+        elif frame.kind == Kind.ENVELOPE:
+            envelopes.add(frame.envelope)
+        else:
+            if frame.ordinal != expected and not any(one.kind == "damaged" for one in findings):
+                findings.append(Finding(full, "damaged", at, 0, f"event {expected} is missing"))
+            if frame.envelope in envelopes:
+                readable.add(frame.ordinal)
+            else:
+                findings.append(Finding(full, "damaged", at, len(frame.payload), "its envelope is missing"))
+            expected = frame.ordinal + 1
+    return findings, readable, expected
