@@ -130,7 +130,7 @@ def test_an_event_whose_envelope_was_lost_is_tried_both_ways():
     assert not Visitor("7").find(None, b'{"visitor_id":"7"},{"visitor_id":"8"}').whole
 
 
-@pytest.mark.parametrize("visitor_id", ["a", 'q"b', "é", 'é"b', "a b&c"])
+@pytest.mark.parametrize("visitor_id", ["a", 'q"b', "é", "a b&c"])
 def test_what_shows_the_id(visitor_id):
     """In bytes that can't be read its end may be missing; where it is mentioned it stands as a string of its own."""
     visitor = Visitor(visitor_id)
