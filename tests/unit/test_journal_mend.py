@@ -121,6 +121,16 @@ UNSEALED: dict[str, tuple[bytes, list[tuple[str, int]], bytes, tuple[int, int], 
     "outcomes of records that are gone": (
         segment(event(0), event(1), outcomes=b"\0\0\0" + DELIVERED), LOST, b"\0\0" + DAMAGED + DELIVERED, (4, END), {},
     ),
+    "noise behind its records": (
+        segment(event(0), event(1), b"noiseX\0\0"), CUT, b"", (2, END), {END: b"noiseX"},
+    ),
+    "noise behind the outcomes": (
+        segment(event(0), event(1), outcomes=b"\0\0" + DELIVERED + b"X"), [("outcomes", 0), *SEALED],
+        b"\0\0" + DELIVERED, (2, END), {},
+    ),
+    "a last record that nothing follows": (
+        segment(event(0), event(1).rstrip(b"\0")), SEALED, b"", (2, END), {},
+    ),
     "noise where outcomes stand": (
         segment(event(0), event(1), outcomes=b"\0" + ODD + b"\0" + ODD + DELIVERED), [("outcomes", 0), *SEALED],
         b"\0\0\0\0" + DELIVERED, (2, END), {},
@@ -248,6 +258,7 @@ def test_no_event_is_settled_whose_bytes_cannot_be_kept(tmp_path: Path, disk: Ho
     disk.hooks["create"] = full
     mended = Mended(tmp_path / "j", data)
     assert mended.short == [("left", 0)]
+    assert isinstance(mended.did[0].detail, str)
     assert mended.path.read_bytes() == data
 
 

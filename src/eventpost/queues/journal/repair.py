@@ -152,8 +152,8 @@ class _Found:
     """What a segment holds, and what of it is wrong."""
 
     def __init__(self, header: fmt.Header, data: bytes) -> None:
-        self.header, self.data = header, data
-        self.outcomes = data[header.outcomes_at : header.records_at]
+        self.header = header
+        outcomes = data[header.outcomes_at : header.records_at]
         kind = Kind.DEAD if not header.lane else Kind.EVENT
         self.damaged: list[tuple[int, bytes]] = []
         readable: set[int] = set()
@@ -178,12 +178,12 @@ class _Found:
         torn = bool(self.damaged) and self.damaged[-1][0] == self.end and promised is None
         self.tail = self.damaged[-1] if torn else None
         # Unsealed: a note of what became of an event tells that it was there, also where its record is gone.
-        noted = self.outcomes[there:].rstrip(b"\0")
+        noted = outcomes[there:].rstrip(b"\0")
         told = there + len(noted) if SETTLED.issuperset(noted.replace(b"\0", b"")) else there
         self.count = told if promised is None else max(promised, there)
         self.unsealed = self.count != promised
-        self.lost = [one for one in range(self.count) if self.outcomes[one] not in SETTLED and one not in readable]
-        odd = [at for at, one in enumerate(self.outcomes) if one and one not in SETTLED]
+        self.lost = [one for one in range(self.count) if outcomes[one] not in SETTLED and one not in readable]
+        odd = [at for at, one in enumerate(outcomes) if one and one not in SETTLED]
         self.unknown = [one for one in odd if one not in set(self.lost)]
         # Else what is damaged was set aside and counted before: its bytes stay where they are.
         self.wrong = bool(self.lost or self.unknown or self.unsealed)
@@ -208,8 +208,7 @@ def _mend(folder: Folder, path: str, fd: int, found: _Found) -> list[Repair]:
     if found.unsealed:
         disk.write(fd, fmt.encode_seal(found.count, found.end), fmt.SEAL_AT)
         done.append(Repair(path, "sealed", 0, f"its writer is dead: {found.count} events"))
-        if len(found.data) > found.end:
-            disk.truncate(fd, found.end)
+        disk.truncate(fd, found.end)
     if found.tail:
         said = f"half a record at {found.tail[0]:,}: its put never returned; kept in {folder.bad}"
         done.append(Repair(path, "cut", 0, said))
