@@ -1,0 +1,97 @@
+"""What a purge does where files come and go, and what of an odd payload is whose."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventpost.event import Envelope, Event
+from eventpost.queues.journal import Disk, JournalQueue
+from eventpost.queues.journal.purge import Purged, purge
+from eventpost.queues.journal.visitors import Found, Visitor
+
+URL = "http://127.0.0.1:9/v1/events"
+ALICE = "alice@example.com"
+BODY = Envelope(URL)
+PIECE = BODY._replace(shared=True)
+
+
+def left(folder: Path, *visitors: str) -> Path:
+    """Let a process store an event with these visitors, and be killed; its segment."""
+    queue = JournalQueue(folder)
+    before = set((folder / "segments").iterdir())
+    queue.put([Event(BODY, json.dumps({"visitors": [{"visitor_id": one} for one in visitors]}).encode())])
+    queue.after_fork_in_child()
+    (mine,) = set((folder / "segments").iterdir()) - before
+    return mine
+
+
+def test_folders_are_synced_by_their_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the journal's is."""
+    folder = tmp_path / "XX"
+    left(folder, "bob")
+    synced: list[str] = []
+    monkeypatch.setattr(Disk, "sync_folder", lambda _, path: synced.append(path))
+    purge(folder, ALICE, timeout_s=0.0)
+    assert synced == [str(folder), *(f"{folder}/{part}" for part in ("segments", "dead", "bad"))]
+
+
+def test_a_segment_that_goes_once_it_was_read_is_erased(tmp_path: Path) -> None:
+    """Its bytes are gone; what is in other files is erased as ever."""
+    first, second = sorted([left(tmp_path, ALICE), left(tmp_path, ALICE)])
+
+    def told(done: int, of: int) -> None:
+        if done == of and first.exists():
+            first.unlink()
+
+    assert purge(tmp_path, ALICE, timeout_s=0.0, progress=told) == Purged(queued=1, erased=1)
+    assert ALICE.encode() not in second.read_bytes()
+
+
+def test_a_file_that_has_no_name_yet_is_not_looked_at(tmp_path: Path) -> None:
+    """It is its writer's, or is swept; all others are read."""
+    mine = left(tmp_path, ALICE)
+    half = tmp_path / "dead/.0000000000003-1.aa-000000.seg.tmp"
+    half.write_bytes(b"\xff" * 100 + json.dumps(ALICE).encode() + b"\xff" * 100)
+    before = half.read_bytes()
+    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(queued=1)
+    assert half.read_bytes() == before
+    assert ALICE.encode() not in mine.read_bytes()
+
+
+def test_an_id_is_found_in_each_form_at_once() -> None:
+    """With a quote in it that is escaped, and a letter that is not; with a space and a slash in a query."""
+    both = json.dumps('é"b', ensure_ascii=False)
+    assert Visitor('é"b').is_mentioned(both.encode())
+    assert Visitor('é"b').shows_in(both.encode()[:-1])
+    for text in ("v=a%20b%2Fc", "v=a+b%2Fc"):
+        assert Visitor("a b/c").shows_in(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("envelope", "payload", "found"),
+    [
+        (BODY, b'{"visitors":[],"visitors":[{"visitor_id":"7"}]}', Found(whole=True, spans=())),
+        (BODY, b'{"visitors":[ ] , "visitors":[{"visitor_id":"7"}]}', Found(whole=True, spans=())),
+        (PIECE, b'{"visitor_id":"7"} ', Found(whole=True, spans=())),
+        (PIECE, b'{"visitor_id":"7"} 8', None),
+        (PIECE, b'{"visitor_id":"7"}}', None),
+    ],
+)
+def test_a_list_ends_where_it_says(envelope: Envelope, payload: bytes, found: Any) -> None:
+    """One that is empty hides no other; what goes on behind its end is no list."""
+    assert Visitor("7").find(envelope, payload) == found
+
+
+def test_what_is_too_deep_to_be_read_is_nobodys() -> None:
+    """At whatever depth the decoder gives up: nothing is erased that may be another's."""
+    frame, left = sys._getframe(), sys.getrecursionlimit()
+    while frame.f_back is not None:
+        frame, left = frame.f_back, left - 1
+    for depth in range(left - 25, left):
+        nested = b"[" * depth + b"7" + b"]" * depth
+        assert Visitor("7").find(BODY, b'{"visitors":[{"visitor_id":"8","x":%s}]}' % nested) is None
