@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proof.fuzz_segments import NAME
+from tests.unit import test_journal_forged as forged
 
 from eventpost.event import Envelope, Event
 from eventpost.queues.journal import Disk, JournalQueue
+from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.purge import Purged, purge
 from eventpost.queues.journal.visitors import Found, Visitor
 
@@ -61,6 +64,64 @@ def test_a_file_that_has_no_name_yet_is_not_looked_at(tmp_path: Path) -> None:
     assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(queued=1)
     assert half.read_bytes() == before
     assert ALICE.encode() not in mine.read_bytes()
+
+
+def damaged(visitor: str) -> bytes:
+    """Return bytes that are no record and show an id."""
+    return b"\xff" * 64 + json.dumps(visitor).encode() + b"\xff" * 64
+
+
+def test_damage_is_looked_into_unless_somebody_writes_there(tmp_path: Path) -> None:
+    """In a dead writer's segment, and in what was set aside of a living one's; each place counts."""
+    mine = left(tmp_path, "bob")
+    data = mine.read_bytes().rstrip(b"\0")
+    mine.write_bytes(data.ljust(len(data) + -len(data) % 8, b"\0") + damaged(ALICE))
+    queue = JournalQueue(tmp_path)
+    queue.put([Event(BODY, b"{}")])
+    (living,) = set((tmp_path / "segments").iterdir()) - {mine}
+    aside = [tmp_path / f"bad/{living.name}-{at}.bad" for at in range(4)]
+    for path, visitor in zip(aside, (ALICE, ALICE, "carol", "carol"), strict=True):
+        path.write_bytes(damaged(visitor))
+    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(damaged=3, unreadable=2)
+    assert not any(ALICE.encode() in path.read_bytes() for path in (mine, *aside))
+    assert [path.read_bytes() for path in aside[2:]] == [damaged("carol")] * 2
+    queue.close()
+
+
+def test_of_a_record_that_was_set_aside_the_visitor_alone_goes(tmp_path: Path) -> None:
+    """It may be whole: then the others in it stay, and so does its head."""
+    JournalQueue(tmp_path).close()
+    payload = json.dumps({"visitors": [{"visitor_id": one} for one in ("bob", ALICE, "carol")]}).encode()
+    record = fmt.frame(fmt.Kind.EVENT, 3, forged.AT_S, 7, payload)
+    path = tmp_path / "bad" / f"{NAME}-8192.bad"
+    path.write_bytes(record)
+    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(damaged=1)
+    frame = fmt.read_frame(path.read_bytes(), 0)
+    assert isinstance(frame, fmt.Frame)
+    assert frame == fmt.Frame(fmt.Kind.EVENT, 3, forged.AT_S, 7, frame.payload, len(record))
+    assert json.loads(frame.payload) == {"visitors": [{"visitor_id": "bob"}, {"visitor_id": "carol"}]}
+
+
+def test_an_events_envelope_tells_how_it_is_read(tmp_path: Path) -> None:
+    """A query by its values, a piece by its visitors, a body by its list; an envelope that is none hides no other."""
+    JournalQueue(tmp_path).close()
+    query = fmt.encode_envelope(BODY._replace(verb="GET"))
+    body = fmt.encode_envelope(BODY)
+    shared = b'{"visitor_id":"%s"},{"visitor_id":"bob"}' % ALICE.encode()
+    data = forged.segment(
+        fmt.frame(fmt.Kind.ENVELOPE, 0, forged.AT_S, 5, b"[]"),
+        fmt.frame(fmt.Kind.ENVELOPE, 0, forged.AT_S, 1, query), fmt.frame(fmt.Kind.ENVELOPE, 0, forged.AT_S, 2, body),
+        fmt.frame(fmt.Kind.EVENT, 0, forged.AT_S, 1, b"v=alice%40example.com"),
+        fmt.frame(fmt.Kind.EVENT, 1, forged.AT_S, 2, b'{"visitor_id":"%s"}' % ALICE.encode()),
+        fmt.frame(fmt.Kind.EVENT, 2, forged.AT_S, 0, shared),
+    )  # fmt: skip
+    path = tmp_path / "segments" / NAME
+    path.write_bytes(data)
+    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(queued=1, cut=1, mentioned=1)
+    now = path.read_bytes()
+    assert b"alice%40" not in now
+    assert now.index(b'{"visitor_id":"bob"}') == data.index(b'{"visitor_id":"bob"}')
+    assert now.count(ALICE.encode()) == 1
 
 
 def test_an_id_is_found_in_each_form_at_once() -> None:
