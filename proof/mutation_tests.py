@@ -17,7 +17,7 @@ JOURNAL: Final = ("contract/test_journal_contract", "unit/test_journal_count", "
                   "unit/test_journal_forged", "unit/test_journal_format", "unit/test_journal_hands",
                   "unit/test_journal_inspect", "unit/test_journal_mend", "unit/test_journal_mend_folder",
                   "unit/test_journal_notes", "unit/test_journal_presence",
-                  "unit/test_journal_purge", "unit/test_journal_purge_edges",
+                  "unit/test_journal_purge", "unit/test_journal_purge_edges", "unit/test_journal_purge_rounds",
                   "unit/test_journal_refusals", "unit/test_journal_repair",
                   "unit/test_journal_room", "unit/test_journal_segments", "unit/test_journal_store",
                   "unit/test_journal_sync", "unit/test_journal_tail", "unit/test_journal_verify",
@@ -30,13 +30,15 @@ SENDER: Final = ("unit/test_batch", "unit/test_breaker", "unit/test_flush", "uni
                  "unit/test_retry", "unit/test_sender_thread", "unit/test_settlement", "unit/test_primitives",
                  "unit/test_watch", "unit/test_dispatcher", "simulation/test_sender",
                  "simulation/test_whole_system")  # fmt: skip
-MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract/test_queues",
-                 "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
+MEMORY: Final = ("unit/test_memory_lanes", "unit/test_memory_queue", "unit/test_queue_protocol",
+                 "contract/test_queues", "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
 SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
 PLACE: Final = ("unit/test_place",)
 STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
                   "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
-SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model")
+SPILL: Final = ("unit/test_spill_carrier", "unit/test_spill_count", "unit/test_spill_face", "unit/test_spill_flow",
+                "unit/test_spill_round", "unit/test_spill", "contract/test_spill_contract",
+                "simulation/test_spill_model")  # fmt: skip
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
                 "queues/shown.py": SHOWN, "queues/place.py": PLACE, "queues/view.py": PLACE, "queues/*": MEMORY,
                 "sender/*": SENDER}  # fmt: skip

@@ -1,14 +1,14 @@
 """Whose an event is, and which of its bytes; what is cut out leaves the others' bytes as they were."""
 
 import json
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eventpost.event import Envelope
-from eventpost.queues.journal.visitors import Visitor, answer_span
+from eventpost.queues.journal.visitors import Found, Visitor, answer_span
 
 BODY = Envelope("http://127.0.0.1:9/")
 PIECE = BODY._replace(shared=True, prefix=b'{"visitors":[', suffix=b"]}")
@@ -97,10 +97,13 @@ def test_a_query_is_theirs_if_one_of_its_values_is_the_id(gone, others):
         (b'{"visitors":[{"visitor_id":"7"}],"visitors":[{"visitor_id":"8"},{"visitor_id":"7"}]}', False),
         (b' { "x" : "\xff" , "visitors" : [ { "visitor_id" : "7" } , {} ] } ', False),
         (b'{"visitors":[{"visitor_id":"7","x":"\xff"}]}', True),
+        (b'{"visitors":[],"visitors":[{"visitor_id":"7"}]}', True),
+        (b'{"x":"a\nb","visitors":[{"visitor_id":"7","x":"a\tb"}]}', True),
+        (b'{"visitors":[{"visitor_id":"8"},{"visitor_id":"7","x":"a\tb"}]}', False),
     ],
 )
 def test_forms_that_no_sdk_writes(body, whole):
-    """Numbers, names that occur twice, escapes, bytes that are no UTF-8."""
+    """Numbers, names that occur twice, escapes, bytes that are no UTF-8, or no characters of a JSON text."""
     found = Visitor("7").find(BODY, body)
     assert found.whole is whole
     if not whole:
@@ -112,7 +115,8 @@ def test_forms_that_no_sdk_writes(body, whole):
     [
         b"", b"7", b'"7"', b'["7"]', b'{"visitors":"7"}', b'{"visitors":["7",7]}', b'{"visitor_id":"7"}',
         b'{"visitors":[{"visitor_id":true}]}', b'{"visitors":[{"visitor_id":["7"]}]}',
-        b'{"visitors":[{"visitor_id":"77"}]}',
+        b'{"visitors":[{"visitor_id":"77"}]}', b'{"people":[{"visitor_id":"7"}],"visitors":[]}',
+        b'{"visitor_id":"7"} x', b'{"visitor_id":"7"}]',
         b'{"visitors":[{"visitor_id":"8","attributes":[{"value":"7"}]}]}', b'{"visitors":[{"visitor_id":"7"}',
         b'{"visitors":[{"visitor_id":"7"},]}', b"\x007", b'{"visitors":' + b"[" * 100_000 + b'"7"',
     ],
@@ -123,6 +127,41 @@ def test_what_is_nobodys_visitor(body):
     assert Visitor("7").find(PIECE, body) is None or body == b'{"visitor_id":"7"}'
 
 
+@pytest.mark.parametrize(
+    ("visitor_id", "body"),
+    [("a", b'{"visitors":[{"visitor_id":"\\u0061"}]}'), ("a/b", b'{"visitors":[{"visitor_id":"a\\/b"}]}')],
+)
+def test_an_id_that_is_escaped_where_it_need_not_be(visitor_id, body):
+    """No byte of it stands there as itself, or not all of them side by side."""
+    assert visitor_id.encode() not in body
+    assert Visitor(visitor_id).find(BODY, body) == Found(whole=True)
+
+
+@pytest.mark.parametrize("query", [b"v=a+b/&x", b"x=\xff&v=a%20b%2F", b"&v=c&v=a+b%2f&v="])
+def test_a_query_as_others_write_it(query):
+    """Spaces and slashes in either form, bytes that are no UTF-8, names without a value; it is no JSON."""
+    assert Visitor("a b/").find(QUERY, query) == Found(whole=True)
+    assert Visitor("a b").find(QUERY, query) is None
+    assert Visitor("7").find(QUERY, b'{"visitors":[{"visitor_id":"7"}]}') is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"7,8", b"- 8"), (b"8,7", b"8 -"), (b"8,7,9", b"8 -,9"), (b"7,7,8", b"- - 8"), (b"8,7,7", b"8 - -"),
+        (b"7,8,7", b"- 8 -"), (b"7 , 8", b"-   8"), (b"8 , 7 , 9", b"8   - , 9"), (b" 7,8 ", b" - 8 "),
+    ],
+)  # fmt: skip
+def test_what_is_cut_takes_one_comma_with_it(before, after):
+    """The one before it, or the one behind it where nobody is kept before; in a body and in a piece."""
+    for one in (b"7", b"8", b"9"):
+        visitor = b'{"visitor_id":"%s"}' % one
+        before, after = before.replace(one, visitor), after.replace(one, visitor)
+    after = after.replace(b"-", b" " * len(visitor))
+    assert cut("7", PIECE, before) == after
+    assert cut("7", BODY, b'{"visitors":[%s],"a":1}' % before) == b'{"visitors":[%s],"a":1}' % after
+
+
 def test_an_event_whose_envelope_was_lost_is_tried_both_ways():
     """A body by its list, a piece by its visitors."""
     assert Visitor("7").find(None, b'{"visitors":[{"visitor_id":"7"}]}').whole
@@ -130,14 +169,17 @@ def test_an_event_whose_envelope_was_lost_is_tried_both_ways():
     assert not Visitor("7").find(None, b'{"visitor_id":"7"},{"visitor_id":"8"}').whole
 
 
-@pytest.mark.parametrize("visitor_id", ["a", 'q"b', "é", "a b&c"])
+@pytest.mark.parametrize("visitor_id", ["a", 'q"b', "é", 'é"b', "a b&c", "a b/c"])
 def test_what_shows_the_id(visitor_id):
     """In bytes that can't be read its end may be missing; where it is mentioned it stands as a string of its own."""
     visitor = Visitor(visitor_id)
     for text in (json.dumps(visitor_id), json.dumps(visitor_id, ensure_ascii=False)):
         assert visitor.is_mentioned(b"x:" + text.encode())
         assert visitor.shows_in(b"x:" + text.encode()[:-1])
+    assert visitor.is_mentioned(b'x:"' + visitor_id.encode() + b'"')
     assert visitor.shows_in(urlencode({"v": visitor_id}).encode())
+    assert visitor.shows_in(b"v=" + quote(visitor_id, safe="").encode())
+    assert visitor.shows_in(b'x:"' + visitor_id.encode())
     assert not visitor.is_mentioned(json.dumps(f"{visitor_id}2").encode())
     assert not visitor.shows_in(b"x" + json.dumps(f"2{visitor_id}").encode())
 

@@ -125,7 +125,7 @@ class _Purge:
 
     def _rounds(self) -> None:
         self.earlier = erase.read_note(self.folder)
-        noted = bool(self.earlier)
+        noted = False
         for number in range(_ROUNDS_MAX):
             if not self._look(first=not number) and not self.earlier:
                 break

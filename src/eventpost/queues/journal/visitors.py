@@ -82,8 +82,7 @@ class Visitor:
         return any(text in damaged for text in self._opened)
 
     def _is_in_query(self, payload: bytes) -> bool:
-        pairs = parse_qsl(payload.decode("utf-8", "replace"), keep_blank_values=True)
-        return any(value == self._id for _, value in pairs)
+        return any(value == self._id for _, value in parse_qsl(payload.decode("utf-8", "replace")))
 
     def _lists(self, text: str, *, shared: bool | None) -> list[list[Span]]:
         """Return where the visitors stand: in a body's array, or one after the other in a piece of one."""

@@ -187,11 +187,10 @@ class SpillQueue:
             self._stored(None)
 
     def _stored(self, why: QueueError | None) -> None:
-        news = self._flow.stored()
+        if self._flow.stored():  # told before a thread can tell that all of it has flowed back
+            self._emit(Spilling("" if why is None else why.reason, "" if why is None else str(why)))
         if not self._sends:
             self._carrier.start()
-        if news:
-            self._emit(Spilling("" if why is None else why.reason, "" if why is None else str(why)))
 
     # -- the sender's side: what waits in the spill has to move before it can be claimed
 
