@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from tests.unit import test_journal_forged as forged
 from eventpost.event import Envelope, Event
 from eventpost.queues.journal import Disk, JournalQueue
 from eventpost.queues.journal import format as fmt
+from eventpost.queues.journal import purge as module
+from eventpost.queues.journal.erase import read_header as header
 from eventpost.queues.journal.purge import Purged, purge
 from eventpost.queues.journal.visitors import Found, Visitor
 
@@ -31,6 +36,11 @@ def left(folder: Path, *visitors: str) -> Path:
     queue.after_fork_in_child()
     (mine,) = set((folder / "segments").iterdir()) - before
     return mine
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Tell whether a descriptor is a file's."""
+    return os.path.samestat(os.fstat(fd), path.stat())
 
 
 def test_folders_are_synced_by_their_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +63,38 @@ def test_a_segment_that_goes_once_it_was_read_is_erased(tmp_path: Path) -> None:
 
     assert purge(tmp_path, ALICE, timeout_s=0.0, progress=told) == Purged(queued=1, erased=1)
     assert ALICE.encode() not in second.read_bytes()
+
+
+def test_letters_that_cannot_be_read_hold_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who could have parked an event is looked up in them; where that fails it is erased all the same."""
+    mine = left(tmp_path, ALICE)
+
+    def fails(_: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module.Parked, "by_segment", fails)
+    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(queued=1)
+    assert ALICE.encode() not in mine.read_bytes()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), fmt.BadHeader("damaged")])
+def test_a_segment_in_hand_that_cannot_be_read_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What its holder did is not known; the next purge sees to it."""
+    mine, other = left(tmp_path, ALICE), left(tmp_path, ALICE)
+
+    def fails(*_: Any) -> Any:
+        raise error
+
+    with mine.open("rb") as held, monkeypatch.context() as patched:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        patched.setattr(module.erase, "read_header", lambda disk, fd: fails() if is_at(fd, mine) else header(disk, fd))
+        result = purge(tmp_path, ALICE, timeout_s=0.0)
+    assert ([one.file for one in result.left], result.queued) == ([f"segments/{mine.name}"], 1)
+    assert ALICE.encode() not in other.read_bytes()
+    assert purge(tmp_path, "nobody", timeout_s=0.0) == Purged()
+    assert ALICE.encode() not in mine.read_bytes()
 
 
 def test_a_file_that_has_no_name_yet_is_not_looked_at(tmp_path: Path) -> None:
