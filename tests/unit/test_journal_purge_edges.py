@@ -97,6 +97,38 @@ def test_a_segment_in_hand_that_cannot_be_read_is_left(
     assert ALICE.encode() not in mine.read_bytes()
 
 
+def test_a_segment_that_goes_unread_is_not_said_to_be_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder may have sent what was in it: nobody knows, so it is named and counted nowhere."""
+    mine = left(tmp_path, ALICE)
+    inode, write = mine.stat().st_ino, module.erase.write_note
+
+    def fails(disk: Any, fd: int) -> Any:
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(errno.EIO, "Input/output error")
+        return header(disk, fd)
+
+    def goes(*noted: Any) -> None:
+        write(*noted)
+        mine.unlink(missing_ok=True)
+
+    monkeypatch.setattr(module.erase, "read_header", fails)
+    monkeypatch.setattr(module.erase, "write_note", goes)
+    result = purge(tmp_path, ALICE, timeout_s=0.0)
+    assert [(one.file, one.places) for one in result.left] == [(f"segments/{mine.name}", 1)]
+    assert (result.queued, result.erased) == (0, 0)
+
+
+def test_what_was_done_is_summed_over_all_files(tmp_path: Path) -> None:
+    """Letters, events that others share, and what was settled before."""
+    for _ in range(2):
+        left(tmp_path, ALICE, "bob")
+        queue = JournalQueue(tmp_path)
+        queue.put([Event(BODY, json.dumps({"visitors": [{"visitor_id": ALICE}]}).encode())])
+        queue.bury(queue.claim(URL, 1, 1 << 20), "rejected")
+        queue.after_fork_in_child()
+    assert purge(tmp_path, ALICE, timeout_s=0.0) == Purged(dead=2, erased=2, cut=2)
+
+
 def test_a_file_that_has_no_name_yet_is_not_looked_at(tmp_path: Path) -> None:
     """It is its writer's, or is swept; all others are read."""
     mine = left(tmp_path, ALICE)
