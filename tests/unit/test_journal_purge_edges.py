@@ -21,6 +21,7 @@ from eventpost.queues.journal import purge as module
 from eventpost.queues.journal.erase import read_header as header
 from eventpost.queues.journal.purge import Purged, purge
 from eventpost.queues.journal.visitors import Found, Visitor
+from eventpost.testing.clock import ManualClock
 
 URL = "http://127.0.0.1:9/v1/events"
 ALICE = "alice@example.com"
@@ -116,6 +117,23 @@ def test_a_segment_that_goes_unread_is_not_said_to_be_erased(tmp_path: Path, mon
     result = purge(tmp_path, ALICE, timeout_s=0.0)
     assert [(one.file, one.places) for one in result.left] == [(f"segments/{mine.name}", 1)]
     assert (result.queued, result.erased) == (0, 0)
+
+
+def test_what_a_holder_did_is_told_event_by_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each event's own outcome, wherever in the segment it is; no longer than that takes."""
+    clock, queue = ManualClock(), JournalQueue(tmp_path)
+    queue.put([Event(BODY, b'{"visitors":[{"visitor_id":"%s"}]}' % one.encode()) for one in (ALICE, "bob", ALICE)])
+
+    def pause(seconds: float) -> None:
+        clock.advance(seconds)
+        queue.recalled()
+
+    monkeypatch.setattr(module, "pause", pause)
+    began_s = clock.monotonic()
+    assert purge(tmp_path, ALICE, clock=clock) == Purged(queued=2)
+    assert clock.monotonic() - began_s == pytest.approx(0.05)
+    assert queue.stats().dropped == {"purged": 2}
+    queue.close()
 
 
 def test_what_was_done_is_summed_over_all_files(tmp_path: Path) -> None:
