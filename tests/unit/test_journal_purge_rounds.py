@@ -232,6 +232,46 @@ def test_an_event_is_read_as_its_envelope_says(tmp_path: Path, time: Time) -> No
     assert mine.read_bytes().count(b"visitor=") == 1
 
 
+def test_a_segment_whose_header_is_damaged_is_bytes_of_nothing(tmp_path: Path, time: Time) -> None:
+    """What of it is a record and the visitor's goes as such bytes do."""
+    mine = left(tmp_path, body(ALICE))
+    mine.write_bytes(b"\xff" * 64 + mine.read_bytes()[64:])
+    result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
+    assert (result.damaged, result.left, holds(mine)) == (1, [], False)
+
+
+def test_a_disk_that_fails_at_a_look_fails_no_purge(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its holder has done is not known then; what is to do is done."""
+    mine = left(tmp_path, body(ALICE))
+    still_named, failed = Disk.still_named, list[int]()
+
+    def fail(disk: Disk, fd: int, path: str) -> bool:
+        if not failed:
+            failed.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+        return still_named(disk, fd, path)
+
+    monkeypatch.setattr(Disk, "still_named", fail)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged(queued=1)
+    assert (len(failed), holds(mine)) == (1, False)
+
+
+def test_letters_that_cannot_be_read_hold_up_nothing(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which events they are about is not known then; what is queued is erased all the same."""
+    mine = left(tmp_path, body(ALICE))
+
+    def fail(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(dead.Parked, "by_segment", fail)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged(queued=1)
+    assert not holds(mine)
+
+
 # -- what it writes down
 
 
@@ -247,6 +287,29 @@ def test_a_whole_event_leaves_zeros(tmp_path: Path, time: Time, notes: list[Plac
     mine = left(tmp_path, body(BOB), body(ALICE))
     purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
     assert notes == [{file_of(mine): [Place(records(mine)[1], 1, (), "")]}, {}]
+
+
+def test_of_an_event_that_others_share_their_bytes_stay(tmp_path: Path, time: Time, notes: list[Places]) -> None:
+    """To the byte."""
+    mine = left(tmp_path, body(ALICE, BOB))
+    payload = body(ALICE, BOB).payload
+    span = (payload.index(b'{"visitor_id"'), payload.rindex(b'{"visitor_id"'))
+    purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
+    assert notes == [{file_of(mine): [Place(records(mine)[0], 0, (span,))]}, {}]
+
+
+def test_an_event_whose_envelope_cannot_be_read_is_the_visitors_all_the_same(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried as whatever it may be."""
+    mine = left(tmp_path, body(ALICE))
+
+    def fail(_: bytes) -> Envelope:
+        raise ValueError("no envelope")
+
+    monkeypatch.setattr(fmt, "decode_envelope", fail)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time).queued == 1
+    assert not holds(mine)
 
 
 def test_of_a_letter_that_others_share_the_answer_goes_too(tmp_path: Path, time: Time, notes: list[Places]) -> None:
@@ -349,13 +412,41 @@ def test_what_was_set_aside_meanwhile_is_found(tmp_path: Path, time: Time) -> No
     assert [path for path in (*(tmp_path / "dead").iterdir(), *(tmp_path / "bad").iterdir()) if holds(path)] == []
 
 
-def test_a_total_that_was_set_aside_is_no_place_for_events(tmp_path: Path, time: Time) -> None:
-    """It holds numbers, and endpoints."""
+def test_what_is_no_place_for_events_is_left_alone(tmp_path: Path, time: Time) -> None:
+    """A total that was set aside holds numbers, and endpoints; a file that is being made is nobody's yet."""
     left(tmp_path, body(BOB))
-    total = tmp_path / "bad" / "totals-1.json"
-    total.write_text(json.dumps([ALICE, "x" * 200]))
+    total, begun = tmp_path / "bad" / "totals-1.json", tmp_path / "segments" / ".0000000000003-1.aa-000000.seg.tmp"
+    for path in (total, begun):
+        path.write_text(json.dumps([ALICE, "x" * 200]))
     assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged()
     assert holds(total)
+    assert holds(begun)
+
+
+def test_damaged_bytes_are_looked_at_wherever_nobody_writes(tmp_path: Path, time: Time) -> None:
+    """In what a dead process left, and in all that was set aside, also of one who lives; from the first byte on."""
+    mine = left(tmp_path, body(BOB, x="carol"), body(BOB))
+    data = mine.read_bytes()
+    mine.write_bytes(data.replace(b"carol", b"Carol"))
+    queue = JournalQueue(tmp_path)
+    queue.sends = False
+    queue.put([body(BOB)])
+    (living,) = {path.name for path in (tmp_path / "segments").iterdir()} - {mine.name}
+    aside = [tmp_path / "bad" / living, tmp_path / "bad" / "x-0.bad"]
+    for path in aside:
+        path.write_text(json.dumps(ALICE))
+    (tmp_path / "bad" / "y-0.bad").write_bytes(b"\xff" * 50)
+    result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time)
+    assert result == Purged(damaged=2, unreadable=2)
+    assert not any(map(holds, aside))
+    queue.close()
+
+
+def test_a_segment_that_goes_between_the_look_and_the_note_is_gone(tmp_path: Path, time: Time) -> None:
+    """With its bytes."""
+    mine = left(tmp_path, body(ALICE))
+    result = purge(tmp_path, ALICE, timeout_s=0.0, clock=time, progress=lambda *_: mine.unlink(missing_ok=True))
+    assert result == Purged(erased=1)
 
 
 def test_a_file_that_goes_while_it_looks_is_passed_over(

@@ -195,6 +195,12 @@ def test_visitors_are_found_by_how_their_event_is_sent() -> None:
     assert shown.summary(whole({}), visitor_ids=True) == ("<2 bytes>", "-", "-")
 
 
+def test_a_number_of_things_is_told_as_people_do() -> None:
+    """One, or more, or none; thousands set apart; where an s does not make the plural, that is said."""
+    assert [shown.count(number, "event") for number in (0, 1, 2)] == ["0 events", "1 event", "2 events"]
+    assert [shown.count(number, "entry", "entries") for number in (1, 1234)] == ["1 entry", "1,234 entries"]
+
+
 def test_a_moment_is_told_in_utc_wherever_this_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its date."""
     with monkeypatch.context() as patch:
