@@ -18,6 +18,7 @@ from eventpost.event import Envelope, Event
 from eventpost.queues.journal import Disk, JournalQueue
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal import purge as module
+from eventpost.queues.journal.erase import Place
 from eventpost.queues.journal.erase import read_header as header
 from eventpost.queues.journal.purge import Purged, purge
 from eventpost.queues.journal.visitors import Found, Visitor
@@ -134,6 +135,29 @@ def test_what_a_holder_did_is_told_event_by_event(tmp_path: Path, monkeypatch: p
     assert clock.monotonic() - began_s == pytest.approx(0.05)
     assert queue.stats().dropped == {"purged": 2}
     queue.close()
+
+
+def test_what_a_holder_did_counts_though_more_is_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two events is erased when the time is over: one counts, one is left."""
+    path = tmp_path / "segments" / NAME
+    JournalQueue(tmp_path).close()
+    payload = b'{"visitor_id":"%s"}' % ALICE.encode()
+    path.write_bytes(forged.segment(*(fmt.frame(fmt.Kind.EVENT, n, forged.AT_S, 0, payload) for n in range(2))))
+    clock, disk = ManualClock(), Disk()
+
+    def pause(seconds: float) -> None:
+        clock.advance(seconds)
+        fd = disk.open(str(path))
+        at = path.read_bytes().rindex(payload) - fmt.FRAME_HEAD_BYTES
+        disk.write(fd, bytes([fmt.Outcome.PURGED]), forged.OUTCOMES_AT + 1)
+        module.erase.erase(disk, fd, Place(at, 1), header(disk, fd))
+        disk.close(fd)
+
+    monkeypatch.setattr(module, "pause", pause)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = purge(tmp_path, ALICE, timeout_s=0.05, clock=clock)
+    assert (result.queued, [one.places for one in result.left]) == (1, [1])
 
 
 def test_what_was_done_is_summed_over_all_files(tmp_path: Path) -> None:
