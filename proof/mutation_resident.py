@@ -11,6 +11,7 @@ One command a line on stdin, one answer a line on stdout, JSON.
 
 from __future__ import annotations
 
+import ast
 import gc
 import inspect
 import json
@@ -54,11 +55,27 @@ def functions(names: Mapping[str, Any], home: str, owner: str = "") -> Iterator[
                 yield f"{owner}{name}{kind}", inner
 
 
+def outside(source: str) -> str:
+    """Return what of a module is in no function."""
+    return ast.dump(Outside().visit(ast.parse(source)))
+
+
+class Outside(ast.NodeTransformer):
+    """Leaves of a function its name."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.expr:
+        """Take out what is in it."""
+        return ast.Name(node.name)
+
+
 def changed(real: types.ModuleType, source: str) -> list[tuple[Function, Function]]:
     """Return the functions that a mutant changes, each with its new self; none: it changes something else.
 
+    Functions may differ although nothing in them does: where a constant has fewer lines, they stand elsewhere.
     Raises whatever its module raises when it is run.
     """
+    if outside(source) != outside(Path(str(real.__file__)).read_text(encoding="utf-8")):
+        return []
     mutant = types.ModuleType(real.__name__)
     mutant.__dict__.update({name: getattr(real, name) for name in ("__file__", "__package__", "__spec__")})
     sys.modules[real.__name__] = mutant

@@ -157,11 +157,13 @@ def test_a_resident_changes_the_functions_that_differ(was: str, now: str, functi
     assert all(old is not new and old.__module__ == breaker.__name__ for old, new in pairs)
 
 
-def test_what_a_decorator_makes_in_each_class_is_no_change() -> None:
-    """All dataclasses of a module have methods of one name: a constant's mutant changes none of them."""
+@pytest.mark.parametrize("more", ["MORE = 1", "MORE = (\n    1,\n)"])
+def test_what_is_no_function_is_judged_the_other_way(more: str) -> None:
+    """All dataclasses have methods of one name, and functions may stand on other lines: that changes none of them."""
     source = (PACKAGE / "sender" / "retry.py").read_text()
     assert source.count("\n@dataclass") > 1
-    assert changed(retry, source + "\nMORE = 1\n") == []
+    assert changed(retry, source.replace("\n@dataclass", f"\n{more}\n@dataclass", 1)) == []
+    assert changed(retry, f"{source}\n{more}\n") == []
 
 
 def test_a_test_kills_only_if_it_passes_without_the_mutant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,6 +272,35 @@ def test_letters_that_cannot_be_read_hold_up_nothing(
     assert not holds(mine)
 
 
+def test_all_files_are_counted_together(tmp_path: Path, time: Time) -> None:
+    """Whatever each of them held."""
+    for _ in range(2):
+        left(tmp_path, body(ALICE), body(ALICE), body(ALICE, BOB), bury=1)
+    assert purge(tmp_path, ALICE, timeout_s=0.0, clock=time) == Purged(queued=2, dead=2, cut=2, erased=2)
+
+
+def test_what_its_holder_has_done_is_counted_and_the_rest_is_left(
+    tmp_path: Path, time: Time, notes: list[Places]
+) -> None:
+    """Place for place, in any order."""
+    mine = left(tmp_path, body(BOB), body(ALICE), body(ALICE), body(ALICE, BOB))
+    held = Held(mine)
+
+    def work() -> None:
+        disk = Disk()
+        fd = disk.open(str(mine))
+        header = erase.read_header(disk, fd)
+        disk.write(fd, bytes([Outcome.PURGED]), header.outcomes_at + 2)
+        for place in notes[0][file_of(mine)][1:]:
+            erase.erase(disk, fd, place, header)
+        disk.close(fd)
+
+    time.at[1] = work
+    result = purge(tmp_path, ALICE, timeout_s=0.1, clock=time)
+    assert (result.queued, result.cut, result.erased, result.left[0].places) == (1, 1, 0, 1)
+    held.let_go()
+
+
 # -- what it writes down
 
 

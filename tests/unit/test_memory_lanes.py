@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventpost.errors import QueueFull
+from eventpost.errors import QueueFull, QueueUnavailable
 from eventpost.event import Envelope, Event
 from eventpost.queues import memory
 from eventpost.queues.memory import MemoryQueue
@@ -124,6 +124,44 @@ def test_what_was_put_just_now_is_given_up_with_the_rest() -> None:
         assert queue.stats() == QueueStats(accepted=2, delivered=1, dropped={"memory_at_exit": 1})
 
 
+@pytest.mark.parametrize("given_back", [True, False])
+@pytest.mark.parametrize(("bytes_max", "claimed"), [(1, "a"), (5, "a"), (6, "ab"), (10, "ab"), (11, "abc")])
+def test_a_claim_stops_once_its_bytes_are_reached(given_back: bool, bytes_max: int, claimed: str) -> None:
+    """Not a byte later: of what was given back, and of what was never claimed."""
+    queue = MemoryQueue()
+    queue.put(events(*[5 * name for name in "abc"]))
+    if given_back:
+        queue.release(queue.claim(URL, 3, ALL))
+    assert names(queue.claim(URL, 3, bytes_max)) == [5 * name for name in claimed]
+
+
+def test_a_closed_queue_says_so() -> None:
+    """With the ledger's word."""
+    queue = MemoryQueue()
+    queue.close()
+    with pytest.raises(QueueUnavailable) as caught:
+        queue.put(events("a"))
+    assert caught.value.reason == "closed"
+
+
+@pytest.mark.parametrize("work", ["stats", "tend"])
+def test_a_put_over_the_sender_is_stored_beyond_the_bound(work: str) -> None:
+    """In a signal handler on its thread: nothing is given up under its hands, and nothing is refused."""
+    clock = Hooked()
+    queue = MemoryQueue(events_max=2, overflow="drop_oldest", clock=clock)
+    queue.put(events("a", "b"))
+
+    def put() -> None:
+        clock.at = lambda: None
+        queue.put(events("c"))
+
+    clock.at = put
+    does: dict[str, Callable[[], Any]] = {"stats": queue.stats, "tend": queue.tend}
+    does[work]()
+    assert (queue.stats().accepted, queue.stats().dropped) == (3, {})
+    assert names(queue.claim(URL, 9, ALL)) == ["a", "b", "c"]
+
+
 # -- order and age
 
 
@@ -179,6 +217,20 @@ def test_late_answers_are_counted_one_by_one_and_leave_nothing() -> None:
     queue.ack(leases)
     queue.release(leases)
     assert queue.stats() == QueueStats(accepted=3, delivered=3)
+
+
+def test_a_late_answer_finds_an_event_that_was_given_back_twice() -> None:
+    """It is the same one, as old as its first claim, whoever had it since."""
+    clock = ManualClock()
+    queue = MemoryQueue(clock=clock)
+    queue.put(events("a"))
+    stale = queue.claim(URL, 1, ALL)
+    for _ in range(2):
+        clock.advance(1.0)
+        queue.release(queue.claim(URL, 1, ALL) or stale)
+    assert queue.stats().oldest_age_s == 2.0
+    queue.ack(stale)
+    assert queue.stats() == QueueStats(accepted=1, delivered=1)
 
 
 # -- a count in the middle
