@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proof.fuzz_segments import NAME
 from tests.support import ALL, URL, HookedDisk, event, number_of
+from tests.unit import test_journal_forged as forged
 
-from eventpost.queues.journal import JournalQueue, tail
+from eventpost.queues.journal import JournalQueue, dead, tail
 from eventpost.queues.journal import format as fmt
 from eventpost.queues.journal.folder import Folder
 from eventpost.queues.journal.tail import Seen, Tail
@@ -77,11 +79,13 @@ def test_an_ended_segment_is_read_once(queue: JournalQueue, folder: Folder, disk
     queue.sends = False
     for number in range(3):
         queue.put([event(number, 200_000)])  # of two, each begins a segment
-    old, _, newest = segments(queue)
+    old, middle, newest = segments(queue)
     reads: list[int] = []
     disk.hooks["read"] = lambda fd, length, at: reads.append(os.fstat(fd).st_ino)
     few, all_of_it = Tail(folder), Tail(folder)
     assert shown(few.look(1)) == [(2, "queued")]
+    heads = [reads.count(os.stat(f"{queue.path}/segments/{name}").st_ino) for name in (old, middle)]
+    assert heads == [2, 2], "no more than their headers, in two reads each"
     assert shown(all_of_it.look()) == [(0, "queued"), (1, "queued"), (2, "queued")]
     reads.clear()
     assert few.look() == all_of_it.look() == []
@@ -89,8 +93,55 @@ def test_an_ended_segment_is_read_once(queue: JournalQueue, folder: Folder, disk
     os.unlink(f"{queue.path}/segments/{old}")
     assert shown(Tail(folder).look()) == [(1, "queued"), (2, "queued")]
     assert list(tail.events(folder, old)) == []
+    assert shown(list(tail.events(folder, middle))) == [(1, "queued")], "of one that was ended, too"
     assert shown(list(tail.events(folder, newest))) == [(2, "queued")]
     queue.close()
+
+
+def test_what_is_no_event_is_passed_over(queue: JournalQueue, folder: Folder) -> None:
+    """An envelope that is none, an ordinal beyond what can be, a letter among events: the others are seen."""
+    data = forged.segment(
+        fmt.frame(fmt.Kind.ENVELOPE, 0, forged.AT_S, 5, b"[]"), forged.event(0),
+        fmt.frame(fmt.Kind.EVENT, 1, forged.AT_S, 5, b"{}"), forged.event(4096),
+        fmt.frame(fmt.Kind.DEAD, 2, forged.AT_S, 0, b"{}"), forged.event(4095),
+        outcomes=b"\0" * 4095 + forged.DELIVERED,
+    )  # fmt: skip
+    Path(queue.path, "segments", NAME).write_bytes(data)
+    seen = Tail(folder).look()
+    stem = NAME.removesuffix(".seg")
+    assert [(one.id, one.state, one.at_s) for one in seen] == [
+        (f"{stem}:0", "queued", forged.AT_S), (f"{stem}:4095", "delivered", forged.AT_S),
+    ]  # fmt: skip
+    assert [one.event.payload for one in seen] == [b'{"n":0}', b'{"n":4095}']
+    queue.close()
+
+
+def test_a_follower_goes_on_within_a_segment_by_what_it_read(
+    queue: JournalQueue, folder: Folder, disk: HookedDisk
+) -> None:
+    """It reads from the end of what it knows, and nothing of the records where nothing came."""
+    follower = Tail(folder)
+    queue.put([event(0), event(1)])
+    assert shown(follower.look()) == [(0, "queued"), (1, "queued")]
+    path = Path(queue.path, "segments", *segments(queue))
+    end = max(frame.end for _, frame, _ in dead.walk(path.read_bytes(), 2 * fmt.PAGE_BYTES) if frame is not None)
+    reads: list[tuple[int, int]] = []
+    opened: list[bool] = []
+    disk.hooks["open"] = lambda _, *, write=True: opened.append(write)
+    disk.hooks["read"] = lambda fd, length, at: reads.append((at, length))
+    assert follower.look() == []
+    assert [one for one in reads if one[0] >= 2 * fmt.PAGE_BYTES] == [(end, fmt.FRAME_HEAD_BYTES)]
+    reads.clear()
+    queue.put([event(2)])
+    assert shown(follower.look()) == [(2, "queued")]
+    assert {at for at, _ in reads if at >= 2 * fmt.PAGE_BYTES} == {end}
+    queue.close()
+    assert follower.look() == [], "it was ended"
+    reads.clear()
+    assert follower.look() == []
+    assert reads == []
+    tail.states(folder, path.name, [0])
+    assert set(opened) == {False}, "who looks on need not be allowed to write"
 
 
 def test_what_cannot_be_read_hides_nothing_else(queue: JournalQueue, folder: Folder, disk: HookedDisk) -> None:

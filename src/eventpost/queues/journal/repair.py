@@ -118,7 +118,7 @@ def _held(folder: Folder, path: str) -> Iterator[tuple[int, str]]:
         elif not folder.disk.lock(fd):
             yield fd, "somebody else has it"
         elif not folder.disk.still_named(fd, path):
-            raise FileNotFoundError(2, "removed just now", path)
+            raise FileNotFoundError
         else:
             yield fd, ""
     finally:
@@ -152,54 +152,48 @@ class _Found:
     """What a segment holds, and what of it is wrong."""
 
     def __init__(self, header: fmt.Header, data: bytes) -> None:
-        self.header, self.data = header, data
-        self.outcomes = data[header.outcomes_at : header.records_at]
+        self.header = header
+        outcomes = data[header.outcomes_at : header.records_at]
         kind = Kind.DEAD if not header.lane else Kind.EVENT
         self.damaged: list[tuple[int, bytes]] = []
         readable: set[int] = set()
         envelopes: set[int] = set()
+        there = 0
         self.end = header.records_at
         for at, frame, bytes_ in dead.walk(data, header.records_at):
             if frame is None:
                 self.damaged.append((at, bytes_))
-            elif frame.kind == Kind.ENVELOPE:
+                continue
+            self.end = frame.end
+            if frame.kind == Kind.ENVELOPE:
                 envelopes.add(frame.envelope)
-                self.end = frame.end
-            elif frame.kind == kind and frame.envelope in envelopes and frame.ordinal < header.events_max:
-                readable.add(frame.ordinal)
-                self.end = frame.end
-            else:
-                self.damaged.append((at, data[at : frame.end]))
-                readable.discard(frame.ordinal)
-                self.end = frame.end
+                continue
+            if frame.ordinal < header.events_max:
+                there = max(there, frame.ordinal + 1)
+                if frame.kind == kind and frame.envelope in envelopes:
+                    readable.add(frame.ordinal)
+                    continue
+            self.damaged.append((at, data[at : frame.end]))
         promised = header.sealed_events
-        torn = bool(self.damaged) and self.damaged[-1][0] >= self.end and promised is None
-        self.tail = self.damaged.pop() if torn else None
-        highest = max(readable, default=-1) + 1
-        settled = max((at + 1 for at, one in enumerate(self.outcomes) if one in SETTLED), default=0)
+        torn = bool(self.damaged) and self.damaged[-1][0] == self.end and promised is None
+        self.tail = self.damaged[-1] if torn else None
         # Unsealed: a note of what became of an event tells that it was there, also where its record is gone.
-        self.count = min(header.events_max, max(highest, settled) if promised is None else promised)
-        waiting = [one for one in range(self.count) if self.outcomes[one] not in SETTLED]
-        self.lost = [one for one in waiting if one not in readable]
-        odd = [at for at, one in enumerate(self.outcomes) if one and one not in SETTLED]
+        noted = outcomes[there:].rstrip(b"\0")
+        told = there + len(noted) if SETTLED.issuperset(noted.replace(b"\0", b"")) else there
+        self.count = told if promised is None else max(promised, there)
+        self.unsealed = self.count != promised
+        self.lost = [one for one in range(self.count) if outcomes[one] not in SETTLED and one not in readable]
+        odd = [at for at, one in enumerate(outcomes) if one and one not in SETTLED]
         self.unknown = [one for one in odd if one not in set(self.lost)]
-        self.kept_end = self.end if promised is None or header.sealed_end is None else min(header.sealed_end, len(data))
-        self.misnamed = promised is not None and highest > promised
-        if self.misnamed:
-            self.count, self.kept_end = highest, self.end
-        cut = promised is not None and sum(one in SETTLED for one in self.outcomes) >= promised  # records given back
-        self.unsealed = promised is None or self.misnamed
-        self.wrong = bool(self.tail or self.lost or self.unknown or self.unsealed or (self.damaged and not cut))
-        if self.damaged and not self.lost and not self.tail and not self.unknown and not self.unsealed:
-            self.wrong = False  # it was set aside and counted before: its bytes stay where they are
+        # Else what is damaged was set aside and counted before: its bytes stay where they are.
+        self.wrong = bool(self.lost or self.unknown or self.unsealed)
 
 
 def _mend(folder: Folder, path: str, fd: int, found: _Found) -> list[Repair]:
     name, disk, header = path.rsplit("/", 1)[1], folder.disk, found.header
     done: list[Repair] = []
-    for at, data in [*found.damaged, *([found.tail] if found.tail else [])]:
-        target = folder.set_aside(name, at, data.rstrip(b"\0") or data[:1])
-        if not target:
+    for at, data in found.damaged:
+        if not folder.set_aside(name, at, data.rstrip(b"\0")):
             return [*done, Repair(path, "left", 0, "its damaged bytes cannot be set aside: is the disk full?")]
     if found.lost:
         for ordinal in found.lost:
@@ -212,16 +206,12 @@ def _mend(folder: Folder, path: str, fd: int, found: _Found) -> list[Repair]:
     if found.unknown:
         done.append(Repair(path, "outcomes", 0, f"{len(found.unknown)} unknown outcomes: these events are sent again"))
     if found.unsealed:
-        disk.write(fd, fmt.encode_seal(found.count, found.kept_end), fmt.SEAL_AT)
+        disk.write(fd, fmt.encode_seal(found.count, found.end), fmt.SEAL_AT)
         done.append(Repair(path, "sealed", 0, f"its writer is dead: {found.count} events"))
-    if found.unsealed and len(found.data) > found.kept_end:
-        disk.truncate(fd, found.kept_end)
-        if found.tail:
-            done.append(
-                Repair(
-                    path, "cut", 0, f"half a record at {found.tail[0]:,}: its put never returned; kept in {folder.bad}"
-                )
-            )
+        disk.truncate(fd, found.end)
+    if found.tail:
+        said = f"half a record at {found.tail[0]:,}: its put never returned; kept in {folder.bad}"
+        done.append(Repair(path, "cut", 0, said))
     disk.datasync(fd)  # after all of it: each of these stores may be there or not, and is made again
     return done
 

@@ -32,9 +32,9 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True)
 class _Place:
-    """How far a segment was read: up to the byte ``at`` (-1: not begun), with the envelopes that stand before it."""
+    """How far a segment was read: up to the byte ``at`` (0: not begun), with the envelopes that stand before it."""
 
-    at: int = -1
+    at: int = 0
     envelopes: dict[int, Envelope] = field(default_factory=dict)
     ended: bool = False
 
@@ -100,10 +100,10 @@ def _read_on(folder: Folder, name: str, place: _Place, *, pass_sealed: bool) -> 
         if sealed and pass_sealed:
             place.ended = True
             return []
-        begin = header.records_at if place.at < 0 else place.at
+        begin = place.at or header.records_at
         if not sealed and not any(disk.read(fd, fmt.FRAME_HEAD_BYTES, begin)):
             return []
-        data = disk.read(fd, max(0, disk.size(path) - begin), begin)  # a copy may end within its header
+        data = disk.read(fd, disk.size(path), begin)
         settled = disk.read(fd, header.events_max, header.outcomes_at)
     finally:
         disk.close(fd)
