@@ -31,8 +31,12 @@ MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract
                  "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
 SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
 PLACE: Final = ("unit/test_place",)
-STREAMS: Final = ("unit/test_streams_parts", "contract/test_streams_contract", "contract/test_streams_window",
-                  "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
+STREAMS: Final = ("unit/test_streams_parts", "unit/test_streams_address", "unit/test_streams_check",
+                  "unit/test_streams_connect", "unit/test_streams_count", "unit/test_streams_inspect",
+                  "unit/test_streams_link", "unit/test_streams_node", "unit/test_streams_server",
+                  "unit/test_streams_shown", "unit/test_streams_window", "contract/test_streams_contract",
+                  "contract/test_streams_window", "crash/test_streams_faults",
+                  "simulation/test_streams_model")  # fmt: skip
 SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model")
 TESTS: Final = {"queues/journal/*": JOURNAL, "queues/streams/*": STREAMS, "queues/spill/*": SPILL,
                 "queues/shown.py": SHOWN, "queues/place.py": PLACE, "queues/view.py": PLACE, "queues/*": MEMORY,
