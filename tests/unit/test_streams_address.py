@@ -68,7 +68,7 @@ def test_an_url_is_read_to_the_letter_or_refused(url):
 def test_an_url_is_text():
     """Anything else is a mistake in a program, and said as one."""
     for wrong in (None, b"redis://h", 7):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"url .*{type(wrong).__name__}"):
             parse(wrong)
 
 

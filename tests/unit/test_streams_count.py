@@ -43,6 +43,12 @@ def test_where_a_server_knows_less_than_it_did_what_was_known_is_kept_beside_it(
     assert known.with_(said) == Outcomes(20, 5, 1, {"overflow": 3, "damaged": 2, "vanished": 9})
 
 
+def test_what_nobody_delivered_or_dropped_was_not():
+    """Of a server that was emptied before anything was sent all has vanished, and nothing else."""
+    assert reconciled(Known(), Outcomes(10), Outcomes(), 10) == Known(0, {"vanished": 10})
+    assert reconciled(Known(), Outcomes(10), Outcomes(0, 0, 0, {"none": 0}), 10) == Known(0, {"vanished": 10})
+
+
 @pytest.mark.parametrize("accepted", [9, 10, 11])
 def test_a_server_that_knows_of_all_that_was_stored_has_forgotten_nothing(accepted):
     """One fewer is enough to tell."""

@@ -188,6 +188,8 @@ def test_the_newest_events_are_told_oldest_first(fleet):
     ask.answers = [[[b"1", b"1"]], [[URL.encode()]], [rows], [[None, None], [], []]]
     assert [one.event for one in fleet.tail(3)] == [an_event(4), an_event(5), an_event(6)]
     assert len(ask.asked) == 4, "no more is asked for than is wanted"
+    ask.answers = [[[b"1", b"1"]], [[URL.encode()]], [[row("30-0", *range(11))]], [[None], []]]
+    assert [one.event for one in fleet.tail()] == [an_event(n) for n in range(1, 11)], "ten, unless it is said"
     ask.answers = [[[b"1", b"1"]], [[URL.encode()]], [[]]]
     assert fleet.tail() == []
 
@@ -236,6 +238,7 @@ def test_a_dead_letter_is_read_field_by_field():
         id="3:2999-7", event=an_event(1), reason="rejected", status=400, answer="no \ufffd", at_s=2, attempts=3,
         origin="3:lane:5-1:2", writer="w-1",
     )  # fmt: skip
+    assert letter_in(3, a_letter("2000-7")).at_s == 2
     bare = letter_in(0, [b"1-1", [b"d", entry.pack([an_event(1)])]])
     assert bare == DeadLetter("0:1-1", an_event(1), "", 0, "", 0, 0, "0::", "")
     two = entry.pack([an_event(1), an_event(2)])

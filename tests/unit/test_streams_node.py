@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from eventpost.queues.streams import node as module
@@ -78,6 +80,25 @@ def test_a_connection_is_used_again(node):
     assert used(node) is FakeLink.made[3], "what its user closed is not given back"
 
 
+class Raced(list):
+    """What seems to hold a connection, until it is reached for."""
+
+    def pop(self):
+        """As if another thread had been quicker."""
+        self.clear()
+        return super().pop()
+
+
+def test_a_connection_that_another_thread_took_is_not_missed(node):
+    """A new one is made; and where somebody else closes them meanwhile, that is done, too."""
+    node._idle[0] = Raced(["idle"])
+    used(node)
+    assert len(FakeLink.made) == 1
+    node._idle = {1: Raced(["idle"]), 0: deque(FakeLink.made)}
+    node.close()
+    assert not FakeLink.made[0].is_open
+
+
 def test_eight_connections_are_kept_and_no_more(node):
     """What is given back beside them is closed."""
     borrowed = [node.link(9.0, insist=False) for _ in range(10)]
@@ -102,7 +123,7 @@ def test_a_server_that_does_not_answer_is_left_alone_twice_as_long_each_time(nod
         made = len(FakeLink.made)
         with pytest.raises(NotAsked, match="it is gone") as caught:
             used(node)
-        assert not caught.value.sent
+        assert caught.value.sent is False
         assert len(FakeLink.made) == made
         clock[0] += pause_s / 2 + 0.001
         assert node.away_for_s == 0
@@ -111,6 +132,9 @@ def test_a_server_that_does_not_answer_is_left_alone_twice_as_long_each_time(nod
     assert node.worked() is False
     assert node.away_for_s == 0
     broken(node, Broken("again", sent=False))
+    node.failed("once more")
+    assert node.worked() is True
+    assert node.away_for_s == 0, "at once"
     node.failed("once more")
     assert node.away_for_s == pytest.approx(0.1), "from the first failure on, and from the beginning"
     with pytest.raises(NotAsked, match="once more"):
@@ -164,8 +188,11 @@ def test_an_idle_connection_that_was_closed_says_nothing_about_the_server(node):
     assert [one.is_open for one in FakeLink.made].count(True) == 1, "the one that was borrowed closed itself"
     used(node)
     assert len(FakeLink.made) == 3
+    with node.link(9.0, insist=False):
+        used(node)
     broken(node, Broken("silent", sent=True, closed=False))
     assert node.away_for_s > 0
+    assert [one.is_open for one in FakeLink.made].count(True) == 2, "those that were borrowed"
     fresh = Node(PLACE, LOGIN)
     broken(fresh, Broken("closed", sent=True, closed=True))
     assert fresh.away_for_s > 0

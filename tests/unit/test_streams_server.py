@@ -136,6 +136,9 @@ def test_a_server_that_can_hold_no_queue_is_not_used_and_asked_again_soon(clock)
         assert "noeviction" in server.unusable
     assert told == [Trouble("redis", server.unusable)]
     assert len(route.asked) == 2
+    closed, _ = a_server(FakeRoute(clock, [[1, 1, 0]], [Fault("NOPERM no"), []]))
+    with pytest.raises(QueueUnavailable, match=r"\+info"):
+        closed.make_sure(1001.0)
     clock.now = 1005.0
     with pytest.raises(QueueUnavailable):
         server.make_sure(1006.0)
@@ -228,6 +231,10 @@ def test_parts_of_a_cluster_are_asked_each_in_its_share_of_the_time(clock):
     server.make_sure(clock.now + 8.0)
     assert route.asked[4][1:] == ([HOW_MANY], clock.now + 2.0), "a quarter: it may be this one that is away"
     assert server.kept.level == "fsync"
+    clock.now += 61
+    route.answers += [[None], [[1, 3, 9]], ALWAYS, ALWAYS, ALWAYS]
+    server.make_sure(clock.now + 8.0)
+    assert route.asked[9][1:] == ([JOIN], clock.now + 2.0), "one that forgot is told in that time, too"
 
 
 def test_parts_of_a_cluster_that_are_all_away_are_a_server_that_is_away(clock):
@@ -274,6 +281,7 @@ def test_who_comes_while_another_thread_asks_waits_for_it_and_no_longer(clock):
         with pytest.raises(QueueUnavailable) as caught:
             server.make_sure(deadline)
         assert caught.value.reason == "redis_unavailable"
+        assert str(caught.value) != caught.value.reason, "it says why"
     assert server._lock.calls == [(True, 2.5), (True, 0.0)]
     assert route.asked == []
     server._lock = RecordedLock(free=True)
@@ -347,6 +355,10 @@ def test_a_server_that_forgot_how_many_parts_there_are_is_told(clock):
     route.answers = [Away("x", sent=True)]
     server.is_new(1003.0)
     assert server.shards == 5
+    route.answers = [[[1, 1, 1]]]
+    server, _ = a_server(route, shards=1)
+    server.hear_shards(None, 1002.0)
+    assert route.asked[-1] == (0, [(*JOIN[:4], 1)], 1002.0), "also of a single one"
 
 
 def test_what_is_known_is_shown(clock):
@@ -358,6 +370,7 @@ def test_what_is_known_is_shown(clock):
         "durability": "os", "because": server.kept.because, "waits": "", "unusable": "", "servers": {},
     }  # fmt: skip
     assert server.describe() == fresh
+    assert "not asked" in server.kept.because
     server.make_sure(1001.0)
     kept = check.kept(check.read(ALWAYS), "host", 2)
     assert server.describe() == {
