@@ -305,6 +305,7 @@ def test_a_signal_handlers_put_over_its_own_threads_question_asks_nothing(clock)
                 reasons.append("")
             except QueueUnavailable as error:
                 reasons.append(error.reason)
+                assert str(error) != error.reason, "it says why"
             return answer
 
         return handler

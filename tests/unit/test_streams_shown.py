@@ -113,6 +113,7 @@ def test_what_a_server_keeps_is_told_by_what_it_is_set_to():
     assert c.startswith("c: redis 7.2, slave, appendonly no, 1 replica, maxmemory none; durability os can be had: ")
     assert "appendfsync always" in d
     assert "durability fsync" in d
+    assert d.endswith(check.kept(servers["d"], "fsync", 0).because)
     assert view.kept({}) == []
 
 
@@ -157,12 +158,12 @@ def test_a_view_asks_the_fleet():
     made.fleet = fleet
     assert made.dead_letters() == "dead_letters"
     assert made.retry_dead(["a"], progress=print) == "retry_dead"
-    assert made.discard_dead(None, progress=print) == "discard_dead"
+    assert made.discard_dead(["b"], progress=print) == "discard_dead"
     assert made.why_not(7) == "why_not"
     made.close()
     assert fleet.calls == [
         ("dead_letters", (), {}), ("retry_dead", (["a"],), {"progress": print}),
-        ("discard_dead", (None,), {"progress": print}), ("why_not", (7,), {}), ("close", (), {}),
+        ("discard_dead", (["b"],), {"progress": print}), ("why_not", (7,), {}), ("close", (), {}),
     ]  # fmt: skip
 
 
