@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from eventpost.event import Envelope, Event
@@ -61,7 +61,8 @@ class ScriptedServer:
         self.listener = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         self.listener.bind(unix or ("127.0.0.1", 0))
         self.listener.listen()
-        self.thread = threading.Thread(target=self.serve)
+        self.listener.settimeout(10)
+        self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
 
     @property
@@ -70,8 +71,8 @@ class ScriptedServer:
         return Place("127.0.0.1", self.listener.getsockname()[1])
 
     def serve(self) -> None:
-        """Serve one connection."""
-        with closing(self.listener.accept()[0]) as one:
+        """Serve one connection, which may be cut at any time."""
+        with suppress(OSError), closing(self.listener.accept()[0]) as one:
             for answer in self.answers:
                 self.got += one.recv(1 << 16)
                 one.sendall(answer)
