@@ -47,7 +47,8 @@ def connected(monkeypatch):
 def test_addresses_are_tried_in_turn_each_in_its_share_of_the_time(connected):
     """One that is silent leaves time for the others; the first that answers is taken."""
     connected.answers = [OSError("one"), RedisConnectionError("two"), "connection"]
-    assert Link(PLACE, NOBODY, 106.0)._connection == "connection"
+    link = Link(PLACE, NOBODY, 106.0)
+    assert (link.place, link._connection) == (PLACE, "connection")
     assert connected.tried == [(PLACE, "a", NOBODY, 102.0), (PLACE, "b", NOBODY, 103.5), (PLACE, "c", NOBODY, 106.0)]
     connected.now, connected.tried = 100.0, []
     connected.answers = [ValueError("one"), "connection"]
