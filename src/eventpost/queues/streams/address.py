@@ -70,7 +70,8 @@ def parse(url: str, *, username: str | None = None, password: str | None = None)
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower().replace("valkey", "redis", 1)
     base, _, suffix = scheme.partition("+")
-    if base not in ("redis", "rediss", "unix") or suffix not in ("", "sentinel", "cluster") or not rest:
+    kinds = ("",) if base == "unix" else ("", "sentinel", "cluster")
+    if base not in ("redis", "rediss", "unix") or suffix not in kinds or not rest:
         raise ValueError(
             "url must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// and name a server"
         )
@@ -95,11 +96,10 @@ def _unix(rest: str) -> Address:
     else:
         user = secret = None
     path, _, query = rest.partition("?")
-    if not path:
+    database = int(_options(query, "db").get("db", 0))
+    if not path or database < 0:
         raise ValueError
-    options = _options(query, "db")
-    place = Place(unquote(path), 0)
-    return Address("single", (place,), database=int(options.get("db", 0)), username=user, password=secret)
+    return Address("single", (Place(unquote(path), 0),), database=database, username=user, password=secret)
 
 
 def _network(rest: str, suffix: str, *, tls: bool) -> Address:

@@ -30,7 +30,6 @@ _FORMAT: Final = 1
 _HEAD: Final = struct.Struct("<BHI")
 _LENGTH: Final = struct.Struct("<I")
 _ROW: Final = struct.Struct("<HI")
-_ENVELOPES_MAX: Final = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -175,7 +175,7 @@ class Fleet:
                 holder = _text(held[0][1]) if held else ""
                 seen += reversed(seen_in(shard, lane, row, parts or b"", holder))
             end = f"({_text(ids[-1])}"
-        return seen[::-1] if last is None else seen[:last][::-1]
+        return seen[::-1]
 
     # -- dead letters
 

@@ -149,7 +149,6 @@ class Server:
         (answer,) = self._route.ask(0, [self._join_call(self._shards_asked)], deadline)
         if isinstance(answer, Fault):
             self.unusable = remedy(answer)
-            self._checked_at = monotonic()
             return
         form, shards, number = (int(one) for one in answer)
         if form > FORMAT:
