@@ -1,0 +1,414 @@
+"""Puts of many threads on Redis Streams, together: who sends whose, and what each of them is told."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from eventpost.errors import EventTooLarge, QueueFull, QueueUnavailable
+from eventpost.queues.streams import commit
+from eventpost.queues.streams.commit import Commit
+from redis_support import until
+from support import event, number_of
+
+SIZE = len(event(100).payload)
+
+
+class Puts:
+    """What sends: notes each put's events and deadline; ``says``: what is raised in turn, or called, or None."""
+
+    def __init__(self):
+        self.sent = []
+        self.deadlines = []
+        self.says = []
+
+    def send(self, events, deadline):
+        """Note it, and raise what there is to raise."""
+        self.sent.append([number_of(one.payload) for one in events])
+        self.deadlines.append(deadline)
+        said = self.says.pop(0) if self.says else None
+        if callable(said):
+            said = said()
+        if said is not None:
+            raise said
+
+
+class Together:
+    """Who puts; ``time`` stands still, and a pause moves it."""
+
+    def __init__(self, monkeypatch, **options):
+        self.time = SimpleNamespace(now=100.0, paused=[])
+        monkeypatch.setattr(commit, "monotonic", lambda: self.time.now)
+        monkeypatch.setattr(commit.primitives, "pause", self.pause)
+        self.puts = Puts()
+        told = {"bytes_max": 10**6, "overflow": "refuse", "block_timeout_s": 1.0, "timeout_s": 20.0,
+                "is_sender": lambda: False}  # fmt: skip
+        self.commit = Commit(self.puts, **{**told, **options})
+        self.threads = []
+        self.errors = {}
+
+    def pause(self, seconds):
+        """Move the time."""
+        self.time.paused.append(seconds)
+        self.time.now += seconds
+
+    def put(self, *numbers, size=40):
+        """Put events on this thread."""
+        self.commit.put([event(number, size) for number in numbers])
+
+    def behind(self, *numbers, size=40):
+        """Put events on another thread, while somebody sends; returns when it waits."""
+        waiting = len(self.commit._waiting)
+
+        def put():
+            try:
+                self.put(*numbers, size=size)
+            except Exception as error:
+                self.errors[numbers] = error
+
+        self.threads.append(threading.Thread(target=put))
+        self.threads[-1].start()
+        until(lambda: len(self.commit._waiting) > waiting)
+
+    def led(self, *others, size=40, says=()):
+        """Put event 0, and have others come while it is sent; what is said is said to those."""
+
+        def come():
+            for numbers in others:
+                self.behind(*numbers, size=size)
+
+        self.puts.says = [come, *says]
+        self.put(0)
+        for thread in self.threads:
+            thread.join(10)
+        return self.puts.sent[1:]
+
+
+@pytest.fixture
+def one(monkeypatch):
+    """Make one."""
+    return Together(monkeypatch)
+
+
+def test_a_put_alone_is_sent_at_once_within_its_time(one):
+    """Nothing is sent of no events, and what is more than the queue can ever hold is refused."""
+    one.put(1, 2)
+    assert (one.puts.sent, one.puts.deadlines) == ([[1, 2]], [120.0])
+    one.commit.put([])
+    assert len(one.puts.sent) == 1
+    one.put(3)
+    assert one.puts.sent[1:] == [[3]]
+
+
+def test_the_bound_is_for_a_put_as_a_whole(monkeypatch):
+    """One that just fits an empty queue is sent; a byte more never could be."""
+    one = Together(monkeypatch, bytes_max=2 * SIZE)
+    one.put(100, 101)
+    with pytest.raises(EventTooLarge, match=f"{2 * SIZE + 1}"):
+        one.commit.put([event(100), event(101, 41)])
+    assert one.puts.sent == [[100, 101]]
+
+
+def test_a_closed_queue_refuses_until_it_is_made_anew(one):
+    """A child that was forked starts from nothing."""
+    one.commit.closed = True
+    with pytest.raises(QueueUnavailable) as caught:
+        one.put(1)
+    assert caught.value.reason == "closed"
+    with pytest.raises(QueueUnavailable):
+        one.commit.put([])
+    one.commit.reset()
+    one.put(1)
+    assert one.puts.sent == [[1]]
+
+
+def test_what_comes_while_somebody_sends_goes_together_next(one):
+    """In the order in which it came, within the time of the first of them."""
+    assert one.led((1, 2), (3,), (4,)) == [[1, 2, 3, 4]]
+    assert not one.errors
+    one.put(5)
+    assert one.puts.sent[-1] == [5]
+
+
+def test_those_who_go_together_have_the_time_of_the_first(one):
+    """Whose is over first."""
+    went = []
+
+    def come():
+        one.behind(1)
+        one.time.now += 5
+        one.behind(2)
+
+    one.puts.says = [come, lambda: went.append(one.puts.deadlines[-1])]
+    one.put(0)
+    for thread in one.threads:
+        thread.join(10)
+    assert one.puts.deadlines == [120.0, 120.0]
+
+
+def test_no_put_is_of_more_than_so_many_events_but_for_the_last_that_is_taken(one):
+    """A put is not divided; what is beyond the bound goes next."""
+    halves = [tuple(range(100, 1124)), tuple(range(2000, 3024))]
+    assert one.led(*halves, (1,)) == [[*halves[0], *halves[1]], [1]]
+    one.puts.sent.clear()
+    assert one.led(halves[0], halves[1][1:], (1,), (2,)) == [[*halves[0], *halves[1][1:], 1], [2]]
+
+
+def test_no_put_is_of_more_than_so_many_bytes_but_for_the_last_that_is_taken(monkeypatch):
+    """As with events."""
+    one = Together(monkeypatch, bytes_max=10**9)
+    padding = (2 << 20) - len(event(100, 0).payload)
+    assert one.led((100,), (101,), (102,), size=padding) == [[100, 101], [102]]
+    one.puts.sent.clear()
+    assert one.led((100,), (101,), (102,), (103,), size=padding - 1) == [[100, 101, 102], [103]]
+
+
+@pytest.mark.parametrize("error", [QueueUnavailable("no", reason="redis_unavailable"), QueueFull("no", reason="x")])
+def test_a_put_alone_that_is_refused_says_why(one, error):
+    """And is not made again."""
+    one.puts.says = [error]
+    with pytest.raises(type(error)) as caught:
+        one.put(1)
+    assert caught.value is error
+    assert one.puts.sent == [[1]]
+
+
+def test_all_that_went_together_are_told_why_it_was_refused(one):
+    """A server that is away is away for each of them."""
+    why = QueueUnavailable("no", reason="redis_unavailable")
+    assert one.led((1,), (2,), says=[why]) == [[1, 2]]
+    assert one.errors == {(1,): why, (2,): why}
+
+
+@pytest.mark.parametrize("error", [QueueFull("no"), EventTooLarge("no")])
+def test_one_that_does_not_fit_does_not_cost_those_that_went_with_it(one, error):
+    """Each is sent again by itself."""
+    assert one.led((1,), (2, 3), (4,), says=[error, None, error, None]) == [[1, 2, 3, 4], [1], [2, 3], [4]]
+    assert one.errors == {(2, 3): error}
+
+
+def test_one_that_is_as_large_as_one_that_did_not_fit_is_not_tried(one):
+    """A smaller one is."""
+    full = QueueFull("no")
+
+    def come():
+        one.behind(1, 2)
+        one.behind(3)
+        one.behind(4, 5)
+        one.behind(6)
+
+    one.puts.says = [come, full, full, full]
+    one.put(0)
+    for thread in one.threads:
+        thread.join(10)
+    assert one.puts.sent[1:] == [[1, 2, 3, 4, 5, 6], [1, 2], [3]]
+    assert one.errors == dict.fromkeys([(1, 2), (3,), (4, 5), (6,)], full)
+    assert one.commit._store([]) is None
+
+
+def test_an_error_of_ours_does_not_reach_the_application(one):
+    """It is a put that was refused, by the error's name, for all that went together."""
+    assert one.led((1,), (2,), says=[ZeroDivisionError()]) == [[1, 2]]
+    assert {error.reason for error in one.errors.values()} == {"queue_unavailable"}
+    assert "ZeroDivisionError" in str(one.errors[1,])
+    assert len(one.errors) == 2
+
+
+def test_who_is_interrupted_while_it_sends_for_others_says_so(one):
+    """By a signal handler's exception: nobody waits for what nobody does any more."""
+    one.puts.says = [lambda: one.behind(1) or KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        one.put(0)
+    one.threads[0].join(10)
+    assert one.puts.sent == [[0], [1]]
+    assert not one.errors
+    went = []
+
+    def led():
+        try:
+            one.put(2)
+        except BaseException as error:
+            went.append(error)
+
+    def come():
+        one.threads = [threading.Thread(target=led)]
+        one.threads[0].start()
+        until(lambda: one.commit._waiting)
+        one.behind(3)
+
+    one.puts.says = [come, KeyboardInterrupt()]
+    one.put(4)
+    for thread in one.threads:
+        thread.join(10)
+    assert one.puts.sent[2:] == [[4], [2, 3]]
+    assert [type(error) for error in went] == [KeyboardInterrupt]
+    assert one.errors[3,].reason == "redis_unavailable"
+
+
+def test_a_put_that_interrupts_a_put_goes_alone(one):
+    """It neither waits for the one that it stands in the way of, nor is taken along; and is told of its own."""
+    full = QueueFull("no")
+    told = []
+
+    def interrupts():
+        with pytest.raises(QueueFull) as caught:
+            one.put(2)
+        told.append(caught.value)
+        one.put(3)
+
+    one.puts.says = [interrupts, full, None]
+    one.put(1)
+    assert (one.puts.sent, told) == ([[1], [2], [3]], [full])
+    assert one.puts.deadlines == [120.0] * 3
+    one.puts.says = [lambda: one.behind(5)]
+    one.put(4)
+    one.threads[0].join(10)
+    assert one.puts.sent[3:] == [[4], [5]], "a put that has ended is interrupted by none"
+
+
+class Gate:
+    """What a put waits at: ``happens``, in turn, is what goes on meanwhile; whether it is opened."""
+
+    happens: ClassVar[list] = []
+    waited: ClassVar[list] = []
+
+    def wait(self, timeout_s):
+        """Note the time, and let it happen."""
+        self.waited.append(timeout_s)
+        return self.happens.pop(0)()
+
+    def clear(self):
+        """Note it."""
+        self.waited.append("closed again")
+
+    def set(self):
+        """Note it."""
+        self.waited.append("opened")
+
+
+@pytest.fixture
+def behind(one, monkeypatch):
+    """Make one whose lead is somebody else's."""
+    monkeypatch.setattr(commit.primitives, "Event", Gate)
+    Gate.waited = []
+    one.commit._leading.acquire()
+    return one
+
+
+def test_who_waits_in_vain_is_told_and_nothing_of_it_is_sent(behind):
+    """Its time is over before anybody took it."""
+    Gate.happens = [lambda: False]
+    with pytest.raises(QueueUnavailable) as caught:
+        behind.put(1)
+    assert caught.value.reason == "redis_unavailable"
+    assert Gate.waited == [20.0]
+    assert not behind.commit._waiting
+    assert not behind.puts.sent
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_who_was_taken_along_is_told_what_became_of_it_also_when_its_time_is_over(behind, known):
+    """Whoever sends it knows no later than that."""
+    taken = []
+
+    def done():
+        taken[0].done = known
+        return known
+
+    Gate.happens = [lambda: taken.append(behind.commit._waiting.popleft()), done]
+    if known:
+        behind.put(1)
+    else:
+        with pytest.raises(QueueUnavailable) as caught:
+            behind.put(1)
+        assert caught.value.reason == "redis_unavailable"
+    assert Gate.waited == [20.0, 20.0]
+
+
+def test_who_is_called_and_finds_another_leading_waits_on(behind):
+    """For what is left of its time; called again, it leads, and calls the next."""
+
+    def called():
+        behind.time.now += 3.0
+        return True
+
+    def free():
+        behind.commit._leading.release()
+        return True
+
+    Gate.happens = [called, free]
+    behind.puts.says = [lambda: behind.commit._waiting.append(commit._Waiting([event(2)], SIZE, 0.0))]
+    behind.put(1)
+    assert Gate.waited == [20.0, "closed again", 17.0, "closed again", "opened", "opened"]
+    assert behind.puts.sent == [[1]]
+    assert behind.commit._leading.acquire(False)
+
+
+# -- a queue that blocks
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Make one that waits for room."""
+    return Together(monkeypatch, overflow="block")
+
+
+def test_a_put_that_blocks_tries_again_until_there_is_room(blocks):
+    """Fifty times a second; each time within the server's own time."""
+    blocks.puts.says = [QueueFull("no")] * 3
+    blocks.put(1)
+    assert blocks.puts.sent == [[1]] * 4
+    assert blocks.time.paused == [0.02] * 3
+    assert blocks.puts.deadlines == pytest.approx([120.0, 120.02, 120.04, 120.06])
+
+
+def test_a_put_that_blocks_waits_no_longer_than_it_is_told(blocks):
+    """Its last try is when the time is over."""
+    full = QueueFull("no")
+    blocks.puts.says = [full] * 100
+    with pytest.raises(QueueFull) as caught:
+        blocks.put(1)
+    assert caught.value is full
+    assert 1.0 <= sum(blocks.time.paused) < 1.03
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_a_full_queue_is_waited_for(blocks, first):
+    """Not a server whose memory is full, nor one that is away."""
+    full = QueueFull("no", reason="redis_full")
+    blocks.puts.says = [full] if first else [QueueFull("no"), full]
+    with pytest.raises(QueueFull) as caught:
+        blocks.put(1)
+    assert caught.value.reason == "redis_full"
+    assert not blocks.puts.says
+    assert len(blocks.time.paused) == (not first)
+
+
+def test_who_makes_room_does_not_wait_for_it(monkeypatch):
+    """The sender's thread; nor does a put that interrupts another."""
+    one = Together(monkeypatch, overflow="block", is_sender=lambda: True)
+    one.puts.says = [QueueFull("no")]
+    with pytest.raises(QueueFull):
+        one.put(1)
+    assert not one.time.paused
+
+    other = Together(monkeypatch, overflow="block")
+
+    def interrupts():
+        with pytest.raises(QueueFull):
+            other.put(2)
+
+    other.puts.says = [interrupts, QueueFull("no")]
+    other.put(1)
+    assert not other.time.paused
+
+
+def test_a_queue_that_refuses_does_not_wait(one):
+    """It says so at once."""
+    one.puts.says = [QueueFull("no")]
+    with pytest.raises(QueueFull):
+        one.put(1)
+    assert not one.time.paused

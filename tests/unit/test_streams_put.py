@@ -1,0 +1,428 @@
+"""One put on Redis Streams: what the server is asked, and what its answer, or none, means for it and for the next."""
+
+from __future__ import annotations
+
+import pytest
+
+from eventpost.errors import QueueFull, QueueUnavailable
+from eventpost.queues.streams import check
+from eventpost.queues.streams.entry import pack
+from eventpost.queues.streams.names import lane_key
+from eventpost.queues.streams.put import Puts
+from eventpost.queues.streams.route import Away
+from streams_support import GONE, INFO, LANE, ME, Fault, Parts, key_of
+from support import URL, event
+
+SOON = 5001.0
+"""A deadline; it is five thousand seconds past nothing now."""
+OK = [[b"ok", 90, 0, 0]]
+OTHER = URL + "/b"
+
+
+class Putter(Parts):
+    """Who puts."""
+
+    def __init__(self, monkeypatch, *, shards=1, **options):
+        self.options = {"bytes_max": 1000, "overflow": "refuse", **options}
+        super().__init__(monkeypatch, shards=shards)
+        self.puts = Puts(self.route, self.server, **self.options)
+        self.puts.reset(ME)
+
+    def put(self, *events, says=OK):
+        """Put, with this as the server's answer; returns the only call that was made."""
+        self.route.answers.append(says)
+        self.puts.send(events or [event(1)], SOON)
+        ((_, (call, *_)),) = self.route.last
+        return call
+
+    def refused(self, *says, events=None):
+        """Put, with these answers; returns why it was refused."""
+        self.route.answers += says
+        with pytest.raises((QueueFull, QueueUnavailable)) as caught:
+            self.puts.send(events or [event(1)], SOON)
+        assert not self.route.answers
+        return caught.value.reason
+
+    def accepted(self):
+        """Return what is known to be stored, by part."""
+        self.puts.fold()
+        return self.puts.accepted
+
+
+@pytest.fixture
+def one(monkeypatch):
+    """Make one with one part."""
+    return Putter(monkeypatch)
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """Make one with three parts, its home the first."""
+    return Putter(monkeypatch, shards=3)
+
+
+def test_a_put_is_one_call_with_an_entry_for_each_endpoint(one):
+    """Numbered, and marked as no other is; made by whoever must know, within its time."""
+    events = [event(1), event(2, url=OTHER), event(3)]
+    call = one.put(*events)
+    mark = call[6]
+    assert call == (
+        "put", 1, key_of(0), ME, "1", 1, mark, 1000, "", URL, LANE, 2, pack([events[0], events[2]]),
+        OTHER, lane_key(OTHER), 1, pack([events[1]]),
+    )  # fmt: skip
+    assert (one.route.deadlines, one.route.insisted) == ([SOON], [True])
+    assert list(one.puts.arrived) == [(0, URL, 2), (0, OTHER, 1)]
+    assert one.accepted() == {0: 3}
+    again = one.put(event(4))
+    assert again[4:6] == ("1", 2)
+    assert again[6] != mark
+    assert len(bytes.fromhex(mark)) >= 4
+    assert one.accepted() == {0: 4}
+
+
+def test_events_of_an_endpoint_that_need_several_entries_arrive_as_one_number(one):
+    """An entry is bounded, a put is not."""
+    call = one.put(*[event(number) for number in range(1025)])
+    assert [call[at : at + 3] for at in (9, 13)] == [(URL, LANE, 1024), (URL, LANE, 1)]
+    assert list(one.puts.arrived) == [(0, URL, 1025)]
+
+
+def test_a_queue_that_drops_the_oldest_says_so_with_each_put(monkeypatch):
+    """The script makes room then."""
+    assert Putter(monkeypatch, overflow="drop_oldest").put()[8] == "drop"
+    assert Putter(monkeypatch, overflow="block").put()[8] == ""
+
+
+def test_the_server_is_known_before_anything_is_put(monkeypatch):
+    """It is asked what it is first, within the put's time; one that can't be asked refuses."""
+    one = Putter(monkeypatch)
+    one.server.reset()
+    assert one.refused(GONE) == "redis_unavailable"
+    assert one.route.last[0][1][0][0] == "join"
+    assert one.route.deadlines[-1] == SOON
+    one.route.answers = [[[1, 1, 0]], [INFO, []], OK]
+    one.puts.send([event(1)], SOON)
+    assert one.accepted() == {0: 1}
+
+
+def test_a_server_that_knew_nothing_of_the_queue_is_told_of_its_parts(many):
+    """It is new, or was emptied: others look for all parts."""
+    others = [[b"0"], [None]]
+    many.route.answers = [*others, [[b"ok", 9, 0, 1]], [None], [1]]
+    many.puts.send([event(1)], SOON)
+    assert [[call[0] for call in trip[0][1]] for trip in many.route.asked[1:]] == [["put"], ["HGET"], ["join"]]
+    assert many.route.deadlines[1:] == [SOON] * 3
+    many.route.asked.clear()
+    many.put(says=[[b"stored", 0]])
+    assert many.accepted() == {0: 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (Fault("WRONGTYPE no"), "redis_unusable"),
+        (Fault("NOPERM no"), "redis_unusable"),
+        (Fault("ERR ACL failure in script: no"), "redis_unusable"),
+        (Fault("ERR no"), "redis_unavailable"),
+    ],
+)
+def test_a_put_that_failed_on_the_server_is_taken_back_before_the_next(one, said, reason):
+    """What it did before it failed nobody knows."""
+    assert one.refused([said]) == reason
+    first = one.route.last[0][1][0]
+    one.route.answers = [[0], OK]
+    one.puts.send([event(2)], SOON)
+    void, put = [trip[0][1][0] for trip in one.route.asked]
+    assert void == ("void", 1, key_of(0), ME, "1", 1, first[6], LANE, URL)
+    assert put[3:6] == (ME, "1", 2)
+    assert one.accepted() == {0: 1}
+
+
+@pytest.mark.parametrize(("said", "reason"), [(b"memory", "redis_full"), (b"full", "queue_full")])
+def test_a_put_for_which_there_is_no_room_leaves_nothing_to_take_back(one, said, reason):
+    """It stored nothing, and says so."""
+    assert one.refused([[said, 990]]) == reason
+    one.route.asked.clear()
+    assert one.put()[4:6] == ("1", 2)
+    assert one.accepted() == {0: 1}
+
+
+def test_a_put_that_was_never_sent_leaves_nothing_to_take_back(one):
+    """The next one is the next number all the same."""
+    assert one.refused(Away("no", sent=False)) == "redis_unavailable"
+    one.route.asked.clear()
+    assert one.put()[4:6] == ("1", 2)
+
+
+def test_a_put_without_an_answer_is_voided_before_its_slot_is_used_again(one):
+    """What of it stays, for it is claimed already, is accepted after all."""
+    assert one.refused(GONE, events=[event(1), event(2), event(3, url=OTHER)]) == "redis_unavailable"
+    mark = one.route.last[0][1][0][6]
+    assert one.refused(GONE) == "redis_unavailable"
+    ((shard, (void,)),) = one.route.last
+    assert (shard, void[:7]) == (0, ("void", 1, key_of(0), ME, "1", 1, mark))
+    assert {void[7:9], void[9:]} == {(LANE, URL), (lane_key(OTHER), OTHER)}
+    assert one.route.deadlines[-1] == SOON
+    assert one.refused([Fault("ERR no")]) == "redis_unavailable"
+    assert one.route.last == [(0, [void])]
+    assert one.accepted() == {}
+    one.route.answers = [[b"2"], OK]
+    one.puts.send([event(2)], SOON)
+    assert one.accepted() == {0: 3}
+    assert [trip[0][1][0][0] for trip in one.route.asked] == ["void", "put"]
+
+
+@pytest.mark.parametrize("said", [b"twice", b"void"])
+def test_a_number_that_is_taken_is_left_to_who_has_it(one, said):
+    """Another process goes by this one's name: the put is made where nobody else puts, and it is told."""
+    one.route.answers = [[[said, 0]], OK]
+    one.puts.send([event(1)], SOON)
+    first, second = [trip[0][1][0] for trip in one.route.asked]
+    assert first[4] == "1"
+    assert second[5] == 1
+    assert len(bytes.fromhex(second[4])) >= 8
+    assert ME in one.server.told[0].detail
+    assert one.accepted() == {0: 1}
+    one.route.asked.clear()
+    assert one.put()[4:6] == (second[4], 2), "that is where the next one is made, too"
+    assert len(one.server.told) == 1
+
+
+def kept(level, *wait):
+    """Make what a server keeps."""
+    return check.Kept(level, wait, "why")
+
+
+@pytest.mark.parametrize(("left_s", "wait_ms"), [(1.0, 850), (0.2, 100), (0.3, 150), (-1.0, 1)])
+def test_a_put_that_replicas_have_to_have_waits_for_them(one, left_s, wait_ms):
+    """In the same round trip; a server looks late whether the time is over, so it is told a little less."""
+    one.server.kept = kept("os", "WAIT", 2)
+    one.route.answers = [[*OK, 2]]
+    one.puts.send([event(1)], one.time.now + left_s)
+    ((_, calls),) = one.route.last
+    assert calls[1:] == [("WAIT", 2, pytest.approx(wait_ms, abs=1))]
+    assert one.accepted() == {0: 1}
+
+
+def test_a_put_that_too_few_replicas_have_is_refused_and_taken_back(one):
+    """Who asked for them must not be told that it is stored."""
+    one.server.kept = kept("host", "WAITAOF", 1, 1)
+    assert one.refused([*OK, [1, 0]]) == "redis_unconfirmed"
+    assert one.accepted() == {}
+    one.route.answers = [[0], [*OK, [1, 1]]]
+    one.puts.send([event(1)], SOON)
+    assert [trip[0][1][0][0] for trip in one.route.asked[-2:]] == ["void", "put"]
+    assert one.accepted() == {0: 1}
+
+
+# -- slots
+
+
+def slots(one):
+    """Return the slots of the puts that were made."""
+    return [call[4] for trip in one.route.asked for _, calls in trip for call in calls if call[0] == "put"]
+
+
+def test_puts_that_are_under_way_at_once_have_slots_of_their_own(one):
+    """One that interrupts another, for example."""
+
+    def interrupts(*_):
+        one.puts.send([event(2)], SOON)
+        return OK
+
+    one.route.answers = [interrupts, OK, OK]
+    one.puts.send([event(1)], SOON)
+    one.puts.send([event(3)], SOON)
+    assert slots(one) == ["1", "2", "1"]
+    assert one.accepted() == {0: 3}
+
+
+def test_a_put_moves_to_a_part_that_is_there_and_is_not_kept_waiting_by_the_one_that_is_not(many):
+    """The slot whose last put can't be taken back just now waits until it can; another one is used."""
+    many.route.otherwise = lambda _, calls: [0] if calls[0][0] == "void" else [None] if calls[0][0] == "HGET" else OK
+    assert many.refused([None], [None], GONE) == "redis_unavailable"
+    many.route.away = {0: 0.1, 2: 0.1}
+    many.route.asked.clear()
+    many.puts.send([event(2)], SOON)
+    assert many.server.home == 1
+    assert many.accepted() == {1: 1}
+    many.puts.send([event(3)], SOON)
+    many.route.away = {2: 0.1}
+    many.puts.send([event(4)], SOON)
+    assert set(slots(many)) == {"2"}
+    assert many.puts.void_what_is_unsure(SOON)
+    assert many.route.last[0][1][0][:5] == ("void", 1, key_of(0), ME, "1")
+
+
+def test_a_put_that_has_no_answer_from_home_is_taken_back_though_that_is_known_to_be_away(one):
+    """There is no other place to put."""
+    assert one.refused(GONE) == "redis_unavailable"
+    one.route.away[0] = 0.1
+    one.route.asked.clear()
+    assert one.refused(GONE) == "redis_unavailable"
+    assert one.route.last[0][1][0][:5] == ("void", 1, key_of(0), ME, "1")
+
+
+def unsure(one, slots_wanted):
+    """Leave so many slots without an answer."""
+
+    def interrupts(shard, calls):
+        if slots_wanted > len(slots(one)):
+            one.refused(interrupts)
+        return GONE
+
+    one.refused(interrupts)
+    assert slots(one) == [str(number) for number in range(1, slots_wanted + 1)]
+    one.route.asked.clear()
+
+
+def test_puts_without_an_answer_are_cleared_up_one_after_the_other(one):
+    """Until one can't be; then the rest is asked for another time, and none is forgotten."""
+    unsure(one, 3)
+    one.route.answers = [[1], GONE]
+    assert not one.puts.void_what_is_unsure(SOON)
+    assert len(one.route.asked) == 2
+    assert one.accepted() == {0: 1}
+    one.route.answers = [[0], [0]]
+    assert one.puts.void_what_is_unsure(SOON)
+    assert one.route.deadlines[-1] == SOON
+    assert {trip[0][1][0][4] for trip in one.route.asked} == {"1", "2", "3"}
+    assert one.puts.void_what_is_unsure(SOON)
+    assert len(one.route.asked) == 4
+
+
+# -- what the other parts hold
+
+
+def test_the_bound_is_on_all_parts(many):
+    """What the others hold is asked once a second, in one round trip, and left out of this part's room."""
+    many.route.answers = [[b"300"], [b"4"]]
+    many.route.otherwise = lambda *_: OK
+    many.puts.send([event(1)], SOON)
+    looked = [(1, [("HGET", key_of(1), "b")]), (2, [("HGET", key_of(2), "b")])]
+    assert many.route.asked[0] == looked
+    assert many.route.last[0][1][0][7] == 1000 - 304
+    assert many.route.deadlines[0] == SOON
+    many.route.asked.clear()
+    many.time.now += 0.9
+    assert many.put()[7] == 696
+    many.time.now += 0.1
+    many.route.answers = [GONE, [Fault("ERR no")], OK]
+    many.puts.send([event(1)], SOON)
+    assert many.route.asked[0] == looked
+    assert many.route.last[0][1][0][7] == 1000, "what is not known bounds nothing"
+    many.puts.know_others([b"7", None, Fault("ERR no"), b"-3"])
+    many.route.asked.clear()
+    assert many.put()[7] == 996
+    many.time.now += 0.9
+    assert many.put()[7] == 996, "whoever tells it saves the question"
+
+
+def test_a_queue_of_one_part_has_no_others(one):
+    """Nobody is asked."""
+    assert one.put()[7] == 1000
+
+
+def test_where_parts_are_on_several_servers_the_look_at_them_leaves_time_for_the_put(many):
+    """One of them may be silent."""
+    many.route.has_many = True
+    many.route.answers = [[b"1"], [b"1"], OK]
+    many.puts.send([event(1)], many.time.now + 1.0)
+    assert many.route.deadlines == [many.time.now + 0.25, many.time.now + 1.0]
+
+
+# -- the count
+
+
+def test_what_is_stored_is_added_up_where_it_is_asked_for_and_never_grows_long(one):
+    """A put that interrupts the adding leaves it alone; of itself it happens every thousand puts."""
+    one.route.otherwise = lambda *_: OK
+    for _ in range(1000):
+        one.put()
+    assert one.puts.accepted == {}
+    one.put()
+    assert one.puts.accepted == {0: 1001}
+    one.put()
+    one.puts._folding.acquire()
+    one.puts.fold()
+    assert one.puts.accepted == {0: 1001}
+    one.puts._folding.release()
+    one.puts.fold()
+    one.puts.fold()
+    assert one.puts.accepted == {0: 1002}
+
+
+def test_another_writer_starts_from_zero(one):
+    """A child that was forked: its numbers, its count, and what it knows."""
+    one.put()
+    one.puts.fold()
+    one.refused(GONE)
+    one.puts.know_others([b"7"])
+    one.puts.reset("child")
+    one.route.asked.clear()
+    call = one.put()
+    assert (call[3:6], call[7]) == (("child", "1", 1), 1000)
+    assert one.accepted() == {0: 1}
+    assert list(one.puts.arrived) == [(0, URL, 1)]
+
+
+# -- sync
+
+
+def synced(one, *says, deadline=None):
+    """Sync; returns what came of it, and what was asked of which part."""
+    one.route.asked.clear()
+    one.route.deadlines.clear()
+    one.route.answers = list(says)
+    done = one.puts.sync(one.time.now + 1.0 if deadline is None else deadline)
+    assert not one.route.answers
+    return done, [
+        (shard, calls[1]) for trip in one.route.asked for shard, calls in trip
+        if calls[0] == ("HINCRBY", key_of(shard), "b", 0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("level", "wait", "asks"),
+    [
+        ("os", (), ("WAITAOF", 1, 0)),
+        ("os", ("WAIT", 1), ("WAITAOF", 1, 0)),
+        ("fsync", (), ("WAITAOF", 1, 0)),
+        ("host", ("WAITAOF", 1, 1), ("WAITAOF", 1, 1)),
+        ("host", ("WAIT", 1), ("WAIT", 1)),
+    ],
+)
+def test_a_sync_waits_for_what_the_server_can_keep(one, level, wait, asks):
+    """A write of now that is safe means that what came before it is."""
+    one.server.kept = kept(level, *wait)
+    enough = 1 if asks[0] == "WAIT" else list(asks[1:])
+    done, asked = synced(one, [0, enough])
+    assert (done, asked) == (True, [(0, (*asks, 850))])
+    assert one.route.deadlines == [one.time.now + 1.0]
+    assert synced(one, [0, [0, 0] if asks[0] == "WAITAOF" else 0])[0] is False
+    assert synced(one, [0, Fault("ERR unknown command")])[0] is (level != "os"), "it keeps as much with each put"
+    assert synced(one, GONE)[0] is False
+    assert synced(one, [0, enough], deadline=one.time.now)[1] == [(0, (*asks, 1))]
+
+
+def test_a_sync_is_of_all_parts_that_were_put_into(many):
+    """And of the home; the first that can't be had ends it."""
+    many.route.answers = [[None], [None], OK]
+    many.puts.send([event(1)], SOON)
+    many.server.home = 2
+    many.route.answers = [OK]
+    many.puts.send([event(1)], SOON)
+    many.puts.fold()
+    many.server.home = 1
+    done, asked = synced(many, [0, [1, 0]], [0, [1, 0]], [0, [1, 0]])
+    assert (done, [shard for shard, _ in asked]) == (True, [0, 1, 2])
+    done, asked = synced(many, [0, [1, 0]], [0, [0, 0]])
+    assert (done, [shard for shard, _ in asked]) == (False, [0, 1])
+
+
+def test_a_sync_clears_up_first(one):
+    """What is not known to be stored can't be made safe."""
+    unsure(one, 1)
+    assert synced(one, GONE) == (False, [])
+    assert one.route.deadlines == [one.time.now + 1.0]
+    assert synced(one, [0], [0, [1, 0]])[0] is True
