@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from support import ALL, URL, event, missing, number_of
 
 try:
+    from eventpost.queues.streams import commit as commit_module
+    from eventpost.queues.streams import queue as queue_module
     from eventpost.queues.streams.address import Address, parse
     from eventpost.queues.streams.claims import Claims
     from eventpost.queues.streams.client import Fault, Script
@@ -27,8 +30,24 @@ except ModuleNotFoundError as error:
 from eventpost.testing.clock import ManualClock
 
 __all__ = [
-    "GONE", "INFO", "LANE", "ME", "OTHER", "Claimer", "FakeRoute", "Fault", "Parts", "a_row", "an_entry", "claim_call",
-    "claimed", "joined", "key_of",
+    "GONE",
+    "INFO",
+    "LANE",
+    "ME",
+    "OTHER",
+    "SAID",
+    "Claimer",
+    "FakeRoute",
+    "Fault",
+    "Parts",
+    "Whole",
+    "a_row",
+    "an_entry",
+    "claim_call",
+    "claimed",
+    "is_free",
+    "joined",
+    "key_of",
 ]  # fmt: skip
 
 ME = "me-1-00"
@@ -36,6 +55,12 @@ LANE = lane_key(URL)
 INFO = b"redis_version:7.2.4\r\nmaxmemory:0\r\naof_enabled:1\r\naof_last_write_status:ok\r\nrole:master\r\n"
 GONE = Away("it is gone", sent=True)
 OTHER = "other-2-11"
+SAID = {
+    "join": [1, 2, 0], "INFO": INFO, "CONFIG": [b"appendfsync", b"always"], "put": [b"ok", 9, 0, 0],
+    "claim": [[], 0, 0], "HGET": None, "HGETALL": [], "void": 0, "leave": 1, "tidy": 1, "settle": [1], "bury": [1],
+    "hold": [1], "WAIT": 1, "HINCRBY": 0, "WAITAOF": [1, 0], "XPENDING": [],
+}  # fmt: skip
+"""What a server that does as it is asked answers to which command."""
 Asked = tuple[int, list[tuple[Any, ...]]]
 
 
@@ -199,3 +224,84 @@ def claim_call(shard, events, size=ALL, others=0, *ids, lane=LANE, url=URL):
 def claimed(*rows, idle=(), waiting=0, taken_over=0):
     """Return what a claim is answered."""
     return [[list(idle), waiting, taken_over, *rows]]
+
+
+class Whole:
+    """A queue without a server; ``says`` is what is answered to which command, a list for several in turn."""
+
+    def __init__(self, monkeypatch, url="redis://h", **options):
+        self.time = SimpleNamespace(now=5000.0, paused=[])
+        for name in ("holding", "keeper", "server", "put", "commit", "queue", "count"):
+            monkeypatch.setattr(f"eventpost.queues.streams.{name}.monotonic", lambda: self.time.now)
+        monkeypatch.setattr("eventpost.queues.streams.holding.boot_s", lambda: self.time.now)
+        monkeypatch.setattr("eventpost.queues.streams.claims.boot_s", lambda: self.time.now)
+        monkeypatch.setattr(commit_module.primitives, "pause", self.pause)
+        monkeypatch.setattr(queue_module, "Route", self.made_with)
+        self.clock = ManualClock()
+        self.says = dict(SAID)
+        self.route = FakeRoute(self.answer)
+        self.seen = []
+        self.queue = queue_module.RedisStreamsQueue(url, clock=self.clock, **options)
+
+    def pause(self, seconds):
+        """Move the time."""
+        self.time.paused.append(seconds)
+        self.time.now += seconds
+
+    def made_with(self, *arguments):
+        """Return the route, for a queue that makes one."""
+        self.arguments = arguments
+        self.route.address, self.route.name = arguments[0], "q"
+        return self.route
+
+    def answer(self, shard, calls):
+        """Answer each command."""
+        answers = []
+        for call in calls:
+            said = self.says[call[0]]
+            if isinstance(said, tuple):
+                self.says[call[0]], said = said[1:] or SAID[call[0]], said[0]
+            said = said(shard, call) if callable(said) else said
+            if isinstance(said, Exception) and not isinstance(said, Fault):
+                return said
+            answers.append(said)
+        return answers
+
+    def asked(self, name):
+        """Return what was asked by that name, with its part; all is forgotten."""
+        found = [
+            (shard, call) for trip in self.route.asked for shard, calls in trip for call in calls if call[0] == name
+        ]
+        self.route.asked.clear()
+        return found
+
+    def until(self, work):
+        """Return by when, in seconds from now, all that is asked in some work has to be done."""
+        self.route.deadlines.clear()
+        work()
+        return {deadline - self.time.now for deadline in self.route.deadlines}
+
+    def lease(self, number=1, events=1):
+        """Lease an entry's events."""
+        self.says["HGETALL"] = ([URL.encode(), b"%d" % events], [])
+        self.says["claim"] = (*claimed(a_row(number, events)),)
+        self.time.now += 1.0
+        leases = self.queue.claim(URL, events, ALL)
+        assert [number_of(lease.event.payload) for lease in leases] == [100 * number + at for at in range(events)]
+        self.route.asked.clear()
+        return leases
+
+
+def is_free(lock):
+    """Tell whether another thread can have a lock."""
+    found = []
+
+    def look():
+        found.append(lock.acquire(False))
+        if found[0]:
+            lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(10)
+    return found[0]

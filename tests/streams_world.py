@@ -12,7 +12,7 @@ from support import missing
 try:
     from eventpost.queues.streams import route as route_module
     from eventpost.queues.streams.address import Place, parse
-    from eventpost.queues.streams.client import Broken, Login, key_slot
+    from eventpost.queues.streams.client import Broken, Fault, Login, key_slot
     from eventpost.queues.streams.route import Away, Route
 except ModuleNotFoundError as error:
     missing(f"{error.name} (the extra redis)")
@@ -24,6 +24,10 @@ A, B, C = (Place(host, 7) for host in "abc")
 SLOTS = [key_slot(b"{q:%d}:" % shard) for shard in range(4)]
 TORN, UNSENT = Broken("cut", sent=True), Broken("no way", sent=False)
 PING = [("PING",)]
+
+
+class Refused(Fault):
+    """The server lets nobody in: nothing can be asked."""
 
 
 class World:
@@ -87,8 +91,14 @@ class World:
             ((*words,),) = calls
             password = login.password
             self.done.append((place.host, password, " ".join(words), round(until - self.time.now, 6)))
-            return [self.say(place)]
+            try:
+                return [self.say(place)]
+            except Fault as fault:
+                return [fault]
 
+        if isinstance(self.says[place][0], Refused):
+            self.done.append((place.host, "refused"))
+            self.say(place)
         return SimpleNamespace(ask=ask, close=lambda: self.done.append(("close", place.host)))
 
     def ask(self, shard=0, calls=PING, *, within_s=1.0, insist=False):

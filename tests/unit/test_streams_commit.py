@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -118,6 +119,7 @@ def test_a_closed_queue_refuses_until_it_is_made_anew(one):
     with pytest.raises(QueueUnavailable) as caught:
         one.put(1)
     assert caught.value.reason == "closed"
+    assert " " in str(caught.value), "in words"
     with pytest.raises(QueueUnavailable):
         one.commit.put([])
     one.commit.reset()
@@ -246,6 +248,7 @@ def test_who_is_interrupted_while_it_sends_for_others_says_so(one):
     assert one.puts.sent[2:] == [[4], [2, 3]]
     assert [type(error) for error in went] == [KeyboardInterrupt]
     assert one.errors[3,].reason == "redis_unavailable"
+    assert " " in str(one.errors[3,]), "in words"
 
 
 def test_a_put_that_interrupts_a_put_goes_alone(one):
@@ -304,6 +307,7 @@ def test_who_waits_in_vain_is_told_and_nothing_of_it_is_sent(behind):
     with pytest.raises(QueueUnavailable) as caught:
         behind.put(1)
     assert caught.value.reason == "redis_unavailable"
+    assert " " in str(caught.value), "in words"
     assert Gate.waited == [20.0]
     assert not behind.commit._waiting
     assert not behind.puts.sent
@@ -347,6 +351,29 @@ def test_who_is_called_and_finds_another_leading_waits_on(behind):
     assert behind.commit._leading.acquire(False)
 
 
+def test_who_leads_goes_on_until_its_own_is_sent(one):
+    """Others who came first may fill a put by themselves."""
+    first = [event(100 + number) for number in range(2048)]
+    one.commit._waiting.append(commit._Waiting(first, 2048 * SIZE, 110.0))
+    one.put(1)
+    assert one.puts.sent == [list(range(100, 2148)), [1]]
+    assert one.puts.deadlines == [110.0, 120.0]
+
+
+def test_who_gives_up_while_it_is_taken_keeps_nobody_from_being_sent(one):
+    """Its time is over just then."""
+
+    class Racing(deque):
+        def popleft(self):
+            if len(self) == 1:
+                self.clear()
+            return super().popleft()
+
+    one.commit._waiting = Racing([commit._Waiting([event(number)], SIZE, 120.0) for number in (1, 2)])
+    one.commit._lead()
+    assert one.puts.sent == [[1]]
+
+
 # -- a queue that blocks
 
 
@@ -373,6 +400,29 @@ def test_a_put_that_blocks_waits_no_longer_than_it_is_told(blocks):
         blocks.put(1)
     assert caught.value is full
     assert 1.0 <= sum(blocks.time.paused) < 1.03
+
+
+def test_a_put_that_blocks_for_no_time_tries_once_more(monkeypatch):
+    """When its time is over it is, to the instant."""
+    one = Together(monkeypatch, overflow="block", block_timeout_s=(100.0 + 0.02) - 100.0)
+    one.puts.says = [QueueFull("no")] * 9
+    with pytest.raises(QueueFull):
+        one.put(1)
+    assert one.time.paused == [0.02]
+
+
+def test_a_put_that_tries_again_is_a_put_like_any_other(blocks):
+    """It leads; and what interrupts it goes alone."""
+    led = []
+
+    def interrupts():
+        led.append(not blocks.commit._leading.acquire(False))
+        blocks.put(2)
+
+    blocks.puts.says = [QueueFull("no"), interrupts]
+    blocks.put(1)
+    assert blocks.puts.sent == [[1], [1], [2]]
+    assert led == [True]
 
 
 @pytest.mark.parametrize("first", [True, False])

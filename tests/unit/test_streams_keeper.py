@@ -88,6 +88,14 @@ def test_a_short_lease_is_renewed_and_looked_for_as_often(monkeypatch):
     assert one.tend(0.125) == [SERVER, ("renew",), *LOOKS, *SWEEP]
 
 
+def test_a_lease_is_renewed_after_a_third_of_it(monkeypatch):
+    """No sooner."""
+    one = Kept(monkeypatch, lease_ms=6000)
+    one.tend()
+    assert ("renew",) not in one.tend(1.9995)
+    assert ("renew",) in one.tend(0.0005)
+
+
 def test_the_next_time_is_when_a_look_is_due_or_a_server_is_asked_again(one):
     """While none is there, nothing is to be done."""
     assert one.keeper.tend() == 0.05
@@ -157,13 +165,14 @@ def test_a_look_tells_what_waits_and_what_was_put_here_before_it_counts_no_more(
     one.route.answers = list(said)
     one.keeper.look()
     lanes = one.hand.lanes
+    one.hand.take_note()
     assert {url: lane.waiting for url, lane in lanes.items()} == {URL: {0: 7, 1: 0}, "http://b/\ufffd": {0: 0, 1: 3}}
     assert lanes[URL].key == LANE
     assert one.done[-1] == ("shards", b"4", 2.0)
     one.done.clear()
-    one.route.answers = [GONE, said[1]]
+    one.route.answers = [GONE, [[b"http://b/\xff", b"4"]]]
     one.keeper.look()
-    assert {url: lane.waiting for url, lane in lanes.items()} == {URL: {0: 0, 1: 0}, "http://b/\ufffd": {0: 0, 1: 3}}
+    assert {url: lane.waiting for url, lane in lanes.items()} == {URL: {0: 0, 1: 0}, "http://b/\ufffd": {0: 0, 1: 4}}
     one.route.answers = [said[0], [Fault("WRONGTYPE no")]]
     one.keeper.look()
     assert {url: lane.waiting for url, lane in lanes.items()} == {URL: {0: 7, 1: 0}, "http://b/\ufffd": {0: 0, 1: 0}}
@@ -229,7 +238,7 @@ def test_each_wait_of_a_socket_has_what_is_left_and_no_more(monkeypatch):
     assert sock.done[-2:] == [0.25, b"x"]
     now.s = 11.75
     for wait in (one.recv, one.recv_into, lambda: one.sendall(b"x")):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=" "):
             wait()
     one.sendall(b"")
     assert len(sock.done) == 12

@@ -7,7 +7,7 @@ import pytest
 from eventpost.queues.streams.address import Place
 from eventpost.queues.streams.client import Fault
 from eventpost.queues.streams.route import Away
-from streams_world import PING, SLOTS, TORN, UNSENT, A, B, C, World
+from streams_world import PING, SLOTS, TORN, UNSENT, A, B, C, Refused, World
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def cluster(monkeypatch):
 
 def test_parts_are_asked_where_they_are_one_round_trip_for_each_server(cluster):
     """In the order in which they were asked for."""
+    cluster.away[B] = 2.5
     cluster.says = {A: [["a0", "a0b", "a2"]], B: [["b1"]]}
     asked = [(0, [("X",), ("Y",)]), (1, [("Z",)]), (2, [("W",)])]
     assert cluster.route.ask_all(asked, 101.0) == [["a0", "a0b"], ["b1"], ["a2"]]
@@ -28,6 +29,7 @@ def test_parts_are_asked_where_they_are_one_round_trip_for_each_server(cluster):
     assert cluster.route.ask_all([(3, [("X",)])], 101.0) == [["b3"]]
     assert cluster.route.has_many
     assert cluster.route.shown(1) == "b:7"
+    assert (cluster.route.away_for_s(0), cluster.route.away_for_s(1)) == (0.0, 2.5)
 
 
 @pytest.mark.parametrize("word", ["MOVED 1 c:7", "TRYAGAIN no"])
@@ -73,6 +75,9 @@ def test_who_is_sent_elsewhere_goes_there_at_once(cluster):
     assert cluster.ask(1) == ["b1"]
     assert cluster.done == [("b", ["X", "Y 1"]), ("c", ["ASKING", "X", "ASKING", "Y 1"]), ("b", ["PING"])]
     assert (cluster.route.news, cluster.time.paused, cluster.failed) == (1, [], [])
+    cluster.says = {B: [[Fault(f"MOVED {SLOTS[1]} a:7")]], A: [["a1"]]}
+    assert cluster.ask(1) == ["a1"]
+    assert cluster.route.news == 2
 
 
 def test_who_is_sent_elsewhere_and_is_not_answered_there_asks_where_the_part_is(cluster):
@@ -85,7 +90,8 @@ def test_who_is_sent_elsewhere_and_is_not_answered_there_asks_where_the_part_is(
 
 
 @pytest.mark.parametrize(
-    ("told", "place"), [("c:8", Place("c", 8)), (":8", Place("a", 8)), ("[::1]:8", Place("::1", 8))]
+    ("told", "place"),
+    [("c:8", Place("c", 8)), (":8", Place("a", 8)), ("[::1]:8", Place("::1", 8)), ("Xc:8", Place("Xc", 8))],
 )
 def test_where_one_is_sent_is_read_as_servers_write_it(cluster, told, place):
     """Without a name it is another port of the same."""
@@ -105,11 +111,11 @@ def test_where_the_parts_are_is_asked_of_one_server_after_the_other(monkeypatch)
     """Of those that are known, then of those that were named; each has its share of the time."""
     world = World(monkeypatch, "redis+cluster://a:7,b:7,c:7")
     told = [[0, SLOTS[0] - 1, [b"x", 1]], [SLOTS[0], SLOTS[0], [b"b", b"7"], [b"y", 2]]]
-    world.says = {A: [UNSENT], B: [Fault("ERR no")], C: [told]}
+    world.says = {A: [UNSENT], B: [Refused("NOAUTH no")], C: [told]}
     world.says[B].append(["b0"])
     assert world.ask() == ["b0"]
     assert world.done == [
-        ("a", "server", "CLUSTER SLOTS", 0.333333), ("b", "server", "CLUSTER SLOTS", 0.5),
+        ("a", "server", "CLUSTER SLOTS", 0.333333), ("b", "refused"),
         ("c", "server", "CLUSTER SLOTS", 1.0), ("close", "c"), ("b", ["PING"]),
     ]  # fmt: skip
     assert world.route.news == 1
@@ -130,6 +136,7 @@ def test_a_cluster_of_which_nobody_tells_its_parts_is_away(monkeypatch):
     assert world.away_from() is False
     assert "no way" in world.why
     assert world.away_from() is False
+    assert "a:7" in world.why
     world.time.now += 0.24
     assert world.away_from() is False
     assert len(world.done) == 1
@@ -176,7 +183,7 @@ def test_no_sentinel_that_names_the_master_is_a_queue_that_is_away(watched):
     assert watched.away_from() is False
     assert "no way" in watched.why
     watched.time.now += 0.25
-    watched.says = {A: [[b"c"]], B: [Fault("NOAUTH no")]}
+    watched.says = {A: [[b"c"]], B: [Refused("NOAUTH no")]}
     assert watched.away_from() is False
     assert "NOAUTH" in watched.why
     watched.time.now += 0.25

@@ -133,14 +133,14 @@ def test_a_single_server_that_only_reads_is_said_with_its_remedy(one):
 
 def test_several_parts_of_one_server_are_asked_in_one_round_trip(one):
     """Each is dealt its answers; if there are none, all are told."""
-    asked = [(0, [("A",), ("B", 1)]), (1, [("C",)])]
-    one.says[A] = [[1, 2, 3]]
-    assert one.route.ask_all(asked, 101.0) == [[1, 2], [3]]
-    assert one.done == [("a", ["A", "B 1", "C"])]
+    asked = [(0, [("A",), ("B", 1)]), (1, [("C",)]), (2, [("D",)])]
+    one.says[A] = [[1, 2, 3, 4]]
+    assert one.route.ask_all(asked, 101.0) == [[1, 2], [3], [4]]
+    assert one.done == [("a", ["A", "B 1", "C", "D"])]
     assert one.until == 101.0
     one.says[A] = [UNSENT]
     gone = one.route.ask_all(asked, 101.0)
-    assert [type(said) for said in gone] == [Away, Away]
+    assert [type(said) for said in gone] == [Away] * 3
     assert one.route.ask_all([], 101.0) == []
     assert len(one.done) == 2
 
