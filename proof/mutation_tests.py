@@ -31,10 +31,11 @@ MEMORY: Final = ("unit/test_memory_queue", "unit/test_queue_protocol", "contract
                  "simulation/test_memory_model", "simulation/test_sender")  # fmt: skip
 SHOWN: Final = ("unit/test_shown", "unit/test_journal_inspect", "unit/test_journal_tail")
 PLACE: Final = ("unit/test_place",)
-STREAMS: Final = ("unit/test_streams_parts", "unit/test_streams_claims", "unit/test_streams_commit",
-                  "unit/test_streams_ends", "unit/test_streams_hand", "unit/test_streams_keeper",
-                  "unit/test_streams_places", "unit/test_streams_put", "unit/test_streams_queue",
-                  "unit/test_streams_route", "unit/test_streams_settling", "unit/test_streams_sweep",
+STREAMS: Final = ("unit/test_streams_parts", "unit/test_streams_blocking", "unit/test_streams_claims",
+                  "unit/test_streams_commit", "unit/test_streams_ends", "unit/test_streams_hand",
+                  "unit/test_streams_keeper", "unit/test_streams_places", "unit/test_streams_put",
+                  "unit/test_streams_queue", "unit/test_streams_route", "unit/test_streams_settling",
+                  "unit/test_streams_slots", "unit/test_streams_sweep",
                   "contract/test_streams_contract", "contract/test_streams_window",
                   "crash/test_streams_faults", "simulation/test_streams_model")  # fmt: skip
 SPILL: Final = ("unit/test_spill", "contract/test_spill_contract", "simulation/test_spill_model")

@@ -27,6 +27,7 @@ try:
     from eventpost.queues.streams.server import Server
 except ModuleNotFoundError as error:
     missing(f"{error.name} (the extra redis)")
+from eventpost.errors import QueueFull, QueueUnavailable
 from eventpost.testing.clock import ManualClock
 
 __all__ = [
@@ -55,6 +56,9 @@ LANE = lane_key(URL)
 INFO = b"redis_version:7.2.4\r\nmaxmemory:0\r\naof_enabled:1\r\naof_last_write_status:ok\r\nrole:master\r\n"
 GONE = Away("it is gone", sent=True)
 OTHER = "other-2-11"
+SOON = 5001.0
+"""A deadline; it is five thousand seconds past nothing now."""
+OK = [[b"ok", 90, 0, 0]]
 SAID = {
     "join": [1, 2, 0], "INFO": INFO, "CONFIG": [b"appendfsync", b"always"], "put": [b"ok", 9, 0, 0],
     "claim": [[], 0, 0], "HGET": None, "HGETALL": [], "void": 0, "leave": 1, "tidy": 1, "settle": [1], "bury": [1],
@@ -201,6 +205,38 @@ class Claimer(Parts):
         held.attempts[at] = lease.attempts
         self.hand.landed(held)
         self.hand.give_back(held, at, self.clock.monotonic() + delay_s)
+
+
+class Putter(Parts):
+    """Who puts."""
+
+    def __init__(self, monkeypatch, *, shards=1, **options):
+        self.options = {"bytes_max": 1000, "overflow": "refuse", **options}
+        super().__init__(monkeypatch, shards=shards)
+        self.puts = Puts(self.route, self.server, **self.options)
+        self.puts.reset(ME)
+
+    def put(self, *events, says=OK):
+        """Put, with this as the server's answer; returns the only call that was made."""
+        self.route.answers.append(says)
+        self.puts.send(events or [event(1)], SOON)
+        ((_, (call, *_)),) = self.route.last
+        return call
+
+    def refused(self, *says, events=None):
+        """Put, with these answers; returns why it was refused."""
+        self.route.answers += says
+        with pytest.raises((QueueFull, QueueUnavailable)) as caught:
+            self.puts.send(events or [event(1)], SOON)
+        assert not self.route.answers
+        self.why = str(caught.value)
+        assert " " in self.why, "in words"
+        return caught.value.reason
+
+    def accepted(self):
+        """Return what is known to be stored, by part."""
+        self.puts.fold()
+        return self.puts.accepted
 
 
 def an_entry(number: int = 1, events: int = 1, *, shard: int = 0, own: bool = True, **options: Any) -> Held:

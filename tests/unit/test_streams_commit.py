@@ -4,88 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from eventpost.errors import EventTooLarge, QueueFull, QueueUnavailable
 from eventpost.queues.streams import commit
-from eventpost.queues.streams.commit import Commit
 from redis_support import until
-from support import event, number_of
+from streams_together import Together
+from support import event
 
 SIZE = len(event(100).payload)
-
-
-class Puts:
-    """What sends: notes each put's events and deadline; ``says``: what is raised in turn, or called, or None."""
-
-    def __init__(self):
-        self.sent = []
-        self.deadlines = []
-        self.says = []
-
-    def send(self, events, deadline):
-        """Note it, and raise what there is to raise."""
-        self.sent.append([number_of(one.payload) for one in events])
-        self.deadlines.append(deadline)
-        said = self.says.pop(0) if self.says else None
-        if callable(said):
-            said = said()
-        if said is not None:
-            raise said
-
-
-class Together:
-    """Who puts; ``time`` stands still, and a pause moves it."""
-
-    def __init__(self, monkeypatch, **options):
-        self.time = SimpleNamespace(now=100.0, paused=[])
-        monkeypatch.setattr(commit, "monotonic", lambda: self.time.now)
-        monkeypatch.setattr(commit.primitives, "pause", self.pause)
-        self.puts = Puts()
-        told = {"bytes_max": 10**6, "overflow": "refuse", "block_timeout_s": 1.0, "timeout_s": 20.0,
-                "is_sender": lambda: False}  # fmt: skip
-        self.commit = Commit(self.puts, **{**told, **options})
-        self.threads = []
-        self.errors = {}
-
-    def pause(self, seconds):
-        """Move the time."""
-        self.time.paused.append(seconds)
-        self.time.now += seconds
-
-    def put(self, *numbers, size=40):
-        """Put events on this thread."""
-        self.commit.put([event(number, size) for number in numbers])
-
-    def behind(self, *numbers, size=40):
-        """Put events on another thread, while somebody sends; returns when it waits."""
-        waiting = len(self.commit._waiting)
-
-        def put():
-            try:
-                self.put(*numbers, size=size)
-            except Exception as error:
-                self.errors[numbers] = error
-
-        self.threads.append(threading.Thread(target=put))
-        self.threads[-1].start()
-        until(lambda: len(self.commit._waiting) > waiting)
-
-    def led(self, *others, size=40, says=()):
-        """Put event 0, and have others come while it is sent; what is said is said to those."""
-
-        def come():
-            for numbers in others:
-                self.behind(*numbers, size=size)
-
-        self.puts.says = [come, *says]
-        self.put(0)
-        for thread in self.threads:
-            thread.join(10)
-        return self.puts.sent[1:]
 
 
 @pytest.fixture
@@ -372,93 +301,3 @@ def test_who_gives_up_while_it_is_taken_keeps_nobody_from_being_sent(one):
     one.commit._waiting = Racing([commit._Waiting([event(number)], SIZE, 120.0) for number in (1, 2)])
     one.commit._lead()
     assert one.puts.sent == [[1]]
-
-
-# -- a queue that blocks
-
-
-@pytest.fixture
-def blocks(monkeypatch):
-    """Make one that waits for room."""
-    return Together(monkeypatch, overflow="block")
-
-
-def test_a_put_that_blocks_tries_again_until_there_is_room(blocks):
-    """Fifty times a second; each time within the server's own time."""
-    blocks.puts.says = [QueueFull("no")] * 3
-    blocks.put(1)
-    assert blocks.puts.sent == [[1]] * 4
-    assert blocks.time.paused == [0.02] * 3
-    assert blocks.puts.deadlines == pytest.approx([120.0, 120.02, 120.04, 120.06])
-
-
-def test_a_put_that_blocks_waits_no_longer_than_it_is_told(blocks):
-    """Its last try is when the time is over."""
-    full = QueueFull("no")
-    blocks.puts.says = [full] * 100
-    with pytest.raises(QueueFull) as caught:
-        blocks.put(1)
-    assert caught.value is full
-    assert 1.0 <= sum(blocks.time.paused) < 1.03
-
-
-def test_a_put_that_blocks_for_no_time_tries_once_more(monkeypatch):
-    """When its time is over it is, to the instant."""
-    one = Together(monkeypatch, overflow="block", block_timeout_s=(100.0 + 0.02) - 100.0)
-    one.puts.says = [QueueFull("no")] * 9
-    with pytest.raises(QueueFull):
-        one.put(1)
-    assert one.time.paused == [0.02]
-
-
-def test_a_put_that_tries_again_is_a_put_like_any_other(blocks):
-    """It leads; and what interrupts it goes alone."""
-    led = []
-
-    def interrupts():
-        led.append(not blocks.commit._leading.acquire(False))
-        blocks.put(2)
-
-    blocks.puts.says = [QueueFull("no"), interrupts]
-    blocks.put(1)
-    assert blocks.puts.sent == [[1], [1], [2]]
-    assert led == [True]
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_only_a_full_queue_is_waited_for(blocks, first):
-    """Not a server whose memory is full, nor one that is away."""
-    full = QueueFull("no", reason="redis_full")
-    blocks.puts.says = [full] if first else [QueueFull("no"), full]
-    with pytest.raises(QueueFull) as caught:
-        blocks.put(1)
-    assert caught.value.reason == "redis_full"
-    assert not blocks.puts.says
-    assert len(blocks.time.paused) == (not first)
-
-
-def test_who_makes_room_does_not_wait_for_it(monkeypatch):
-    """The sender's thread; nor does a put that interrupts another."""
-    one = Together(monkeypatch, overflow="block", is_sender=lambda: True)
-    one.puts.says = [QueueFull("no")]
-    with pytest.raises(QueueFull):
-        one.put(1)
-    assert not one.time.paused
-
-    other = Together(monkeypatch, overflow="block")
-
-    def interrupts():
-        with pytest.raises(QueueFull):
-            other.put(2)
-
-    other.puts.says = [interrupts, QueueFull("no")]
-    other.put(1)
-    assert not other.time.paused
-
-
-def test_a_queue_that_refuses_does_not_wait(one):
-    """It says so at once."""
-    one.puts.says = [QueueFull("no")]
-    with pytest.raises(QueueFull):
-        one.put(1)
-    assert not one.time.paused
