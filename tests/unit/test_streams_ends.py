@@ -48,6 +48,7 @@ def test_a_caller_waits_for_the_sender_three_times_the_servers_time_and_no_longe
         with pytest.raises(QueueUnavailable) as caught:
             work()
         assert caught.value.reason == "redis_unavailable"
+        assert " " in str(caught.value), "in words"
     assert one.queue.claim(URL, 1, ALL) == []
     assert one.queue.tend() is None
     assert one.queue.sync(1.0) is False
@@ -181,8 +182,12 @@ def test_a_forked_child_starts_from_zero_as_another_writer(one):
     one.says["HGETALL"] = []
     writer = one.queue.writer
     one.queue._tell("the parent's")
+    one.queue.tend()
     one.queue._working = one.queue._close_when_done = True
+    one.queue._commit._leading.acquire()
+    one.route.asked.append([(0, [("the parent's",)])])
     one.queue.after_fork_in_child()
+    assert not one.route.asked
     assert one.queue.writer != writer
     assert repr(QueueStats()) in repr(one.queue)
     assert one.queue.stats() == QueueStats()
@@ -190,12 +195,14 @@ def test_a_forked_child_starts_from_zero_as_another_writer(one):
     one.queue.emit = told.append
     one.queue.put([event(2)])
     assert not told
+    assert [trip[0][1][0][0] for trip in one.route.asked[:2]] == ["join", "INFO"]
     ((_, put),) = one.asked("put")
     assert put[3:6] == (one.queue.writer, "1", 1)
     one.time.now += 1.0
     assert one.queue.claim(URL, 2, ALL) == []
     assert one.asked("claim")[0][1][3] == one.queue.writer
     assert one.queue.tend() == 0.05
+    assert one.asked("tidy"), "all is due"
     one.queue.close()
     one.queue.after_fork_in_child()
     with pytest.raises(QueueUnavailable):

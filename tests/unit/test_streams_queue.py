@@ -55,8 +55,14 @@ def test_a_setting_may_be_as_small_or_as_large_as_is_said_and_no_more(monkeypatc
     Whole(monkeypatch, **least).queue.close()
     name = list(least)[-1]
     monkeypatch.setattr(module, "Route", None)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=rf"(^|\s){name}\b"):
         module.RedisStreamsQueue("redis://h", **{**least, name: below})
+
+
+def test_what_may_be_done_at_the_bound_is_named_to_who_asks_for_something_else():
+    """All of it."""
+    with pytest.raises(ValueError, match=r"'refuse', 'drop_oldest', 'block'"):
+        module.RedisStreamsQueue("redis://h", overflow="panic")
 
 
 def test_how_it_gets_in_is_told_to_the_route(monkeypatch):
@@ -282,6 +288,16 @@ def test_what_happened_is_told_once_somebody_listens(monkeypatch):
     one.time.now += 61.0
     one.queue.look_at_server()
     assert "'host' was asked for" in told[1].detail
+
+
+def test_what_goes_wrong_with_a_claim_is_told(one):
+    """As all that needs a person."""
+    told = []
+    one.queue.emit = told.append
+    one.says["HGETALL"] = [URL.encode(), b"1"]
+    one.says["claim"] = Fault("OOM it is full")
+    assert one.queue.claim(URL, 1, ALL) == []
+    assert "OOM it is full" in told[0].detail
 
 
 def test_nothing_is_told_while_a_lock_is_held(one):
