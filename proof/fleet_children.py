@@ -12,19 +12,25 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 from optimizely import optimizely
 
 from eventpost import EventDispatcher, EventProcessor, RedisStreamsQueue
 from eventpost.clock import SystemClock
+from eventpost.watch.signals import Signal, Trouble
 
 from . import kills_children
 from .kills_children import DATAFILE, JOIN_S, KNOWN, Witness
 
 TIMEOUT_S: Final = 1.0
 CLOSE_S: Final = 3.0
+TROUBLES: Final[list[str]] = []
+"""What this process was told that needs a person."""
 
 
 class SkewedClock(SystemClock):
@@ -40,14 +46,27 @@ class SkewedClock(SystemClock):
 
 def _dispatcher(options: dict[str, Any]) -> EventDispatcher:
     clock = SkewedClock(options["skew_s"])
-    queue = RedisStreamsQueue(
-        options["queue"], name=options["queue_name"], shards=options["shards"], lease_s=options["lease_s"],
-        timeout_s=options["queue_timeout_s"], replicas=options["replicas"], clock=clock,
-    )  # fmt: skip
+    with _as_on_one_machine() if options["one_name"] else nullcontext():
+        queue = RedisStreamsQueue(
+            options["queue"], name=options["queue_name"], shards=options["shards"], lease_s=options["lease_s"],
+            timeout_s=options["queue_timeout_s"], replicas=options["replicas"], clock=clock,
+        )  # fmt: skip
     return EventDispatcher(
         queue, endpoint=options["url"], linger_s=options["linger_s"], timeout_s=TIMEOUT_S, sender=options["sender"],
-        batch_events_max=options["batch_events_max"], clock=clock,
+        batch_events_max=options["batch_events_max"], clock=clock, observers=[_heard],
     )  # fmt: skip
+
+
+def _heard(signal: Signal) -> None:
+    if isinstance(signal, Trouble):
+        TROUBLES.append(signal.detail)
+
+
+@contextmanager
+def _as_on_one_machine() -> Iterator[None]:
+    """Have the same process number and the same chance as every other: a snapshot that was resumed more than once."""
+    with patch("os.getpid", lambda: 7), patch("os.urandom", bytes):
+        yield
 
 
 def _until_asked(wait: threading.Event) -> None:
@@ -63,7 +82,10 @@ def _asked() -> threading.Event:
 
 def _report(dispatcher: EventDispatcher, path: str, close_s: float) -> int:
     report = dispatcher.close(close_s)
-    told = {**report.as_dict(), "closes": report.closes}
+    told = {
+        **report.as_dict(), "closes": report.closes, "writer": getattr(dispatcher.queue, "writer", ""),
+        "troubles": TROUBLES,
+    }  # fmt: skip
     ready = Path(path + ".new")
     ready.write_text(json.dumps(told))
     os.replace(ready, path)

@@ -16,7 +16,7 @@ from .fleet_one import (
     stepped,
     stop_the_server,
 )
-from .fleet_processes import kill_processes, kill_relays, nothing, stop_a_sender
+from .fleet_processes import kill_processes, kill_relays, nothing, one_name, stop_a_sender
 from .fleet_servers import faketime
 from .fleet_several import cluster, fail_over, partition, sentinel
 from .fleet_stage import Play, Stage
@@ -54,6 +54,9 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "sender-stopped": Fault(
         "SIGSTOP of a sender beyond its lease, then SIGCONT", "any", stop_a_sender, ("sent again by who took over",)
+    ),
+    "one-name": Fault(
+        "a consumer's name is used twice: six processes with one", "any", one_name, ("processes that were told",)
     ),
     "server-always": Fault(
         "kill -9 and restart of the server", "`appendfsync always`", killed_server("always"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
+from math import inf
 
 from .fleet_relays import Poster, Relay
-from .fleet_stage import Play, Stage, one_server
+from .fleet_stage import Play, Stage, lives, one_server
 from .fleet_world import LEASE_S, make_folder
+from .kills_round import ViolationError
 
 
 def nothing(stage: Stage) -> Play:
@@ -96,3 +98,29 @@ def stop_a_sender(stage: Stage) -> Play:
         world.woken_at = time.monotonic()
         world.signal(one, signal.SIGCONT)
         yield time.monotonic()
+
+
+def one_name(stage: Stage) -> Play:
+    """Have all use one consumer's name, as a machine's snapshot does that is resumed more than once; some then end."""
+    server = stage.server()
+    try:
+        server.start()
+        world = lives(stage.make_world(server.url, one_name=True, shards=1), writers=4)
+        world.endpoint.weather = "slow"  # so that whoever ends lets go of what the others have under way
+        began = time.monotonic()
+        yield world
+        time.sleep(stage.hold_s)
+        for one in (world.senders[0], *world.writers[:2]):
+            world.end(one)
+        ended = time.monotonic()
+        reports = [one.last_report() for one in world.ended]
+        if len({report["writer"] for report in reports}) != 1:
+            raise ViolationError("these were to have one name")
+        world.count(
+            "processes that were told",
+            sum(any("by this one's name" in one for one in report["troubles"]) for report in reports),
+        )
+        world.windows.append((began, inf))  # until the last of them has ended
+        yield ended
+    finally:
+        server.close()

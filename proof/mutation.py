@@ -36,6 +36,8 @@ from .record import ROOT, Figures
 
 EXPLAINED: Final = ROOT / "proof" / "survivors"
 TIMEOUT_LEAST_S: Final = 10.0
+APART: Final = "tests/crash/"
+"""Where tests start processes of their own."""
 NOT_A_VERDICT: Final = (4, 5)
 """Exit codes of pytest: it was called wrongly, or found no tests."""
 
@@ -60,21 +62,25 @@ class Verdict(NamedTuple):
     cpu_s: float
 
 
-class Judge:
-    """One process of ``mutation_judge``: one command at a time."""
+class Process:
+    """A process that obeys: one command at a time."""
 
-    def __init__(self) -> None:
-        words = [sys.executable, "-m", "proof.mutation_judge"]
+    def __init__(self, module: str, *arguments: str) -> None:
+        words = [sys.executable, "-m", module, *arguments]
         self.process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def do(self, what: str, **command: Any) -> dict[str, Any]:
+    def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Give one command and return its answer."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": what, **command}) + "\n")
+        self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        answer: dict[str, Any] = self.answer()
         return answer
+
+    def answer(self) -> Any:
+        """Return the next answer."""
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
 
     def close(self) -> None:
         """End it, and what it started."""
@@ -83,6 +89,41 @@ class Judge:
         self.process.stdin.close()
         self.process.wait(60)
         self.process.stdout.close()
+
+
+class Judge(Process):
+    """Judges any mutant, and most of those that are killed much quicker: by a resident for each row of tests."""
+
+    def __init__(self) -> None:
+        super().__init__("proof.mutation_judge")
+        self.residents: dict[str, tuple[Process, set[str]]] = {}
+        self.trusted: set[str] = set()
+        """Tests that passed in a resident without a mutant, behind the same tests as when they killed one."""
+
+    def do(self, what: str, **command: Any) -> dict[str, Any]:
+        """Give one command and return its answer."""
+        return self.ask({"do": what, **command})
+
+    def quickly(self, row: str, tests: Sequence[str], **command: Any) -> dict[str, Any]:
+        """Judge by a resident; ``by`` a test: killed, anything else says nothing."""
+        if row not in self.residents:
+            resident = Process("proof.mutation_resident", *files_of(row))
+            self.residents[row] = resident, set(resident.answer())
+        resident, collected = self.residents[row]
+        mine = [test for test in tests if test in collected]
+        answer = resident.ask({**command, "tests": mine})
+        if (by := answer["by"]) and by not in self.trusted:
+            control = resident.ask({**command, "source": "", "tests": mine[: mine.index(by) + 1]})
+            if control["code"] != 0:
+                return answer | {"by": ""}
+            self.trusted.add(by)
+        return answer
+
+    def close(self) -> None:
+        """End all of them."""
+        for resident, _ in self.residents.values():
+            resident.close()
+        super().close()
 
 
 class Kept:
@@ -212,7 +253,7 @@ def judge_all(todo: Sequence[Mutant], kept: Kept, arguments: argparse.Namespace)
         for mutant in mine:
             if time.monotonic() > until:
                 return
-            verdict = judged(judge, mutant, touched[row_of(mutant.module)], arguments.patience)
+            verdict = judged(judge, mutant, touched, arguments.patience)
             kept.keep(mutant, verdict)
             said["killed" if verdict.killed else "survive"] += 1
             if sum(said.values()) % 100 == 0:
@@ -228,18 +269,22 @@ def judge_all(todo: Sequence[Mutant], kept: Kept, arguments: argparse.Namespace)
             judge.close()
 
 
-def judged(judge: Judge, mutant: Mutant, touched: Touched, patience_s: float) -> Verdict:
-    """Let the tests see one mutant."""
+def judged(judge: Judge, mutant: Mutant, by_row: Mapping[str, Touched], patience_s: float) -> Verdict:
+    """Let the tests see one mutant: by the quick way, which only knows who is killed, then by the thorough one."""
+    row = row_of(mutant.module)
+    touched = by_row[row]
     tests = touched.tests(mutant, patience_s)
-    cpu_s = 0.0
+    if not tests:
+        return Verdict(False, "", 0.0)
+    given = {"module": mutant.module, "source": mutant.source}
+    answer = judge.quickly(row, tests, timeout_s=3 * touched.seconds(tests) + TIMEOUT_LEAST_S, **given)
+    cpu_s: float = answer["cpu_s"]
+    if answer["by"]:
+        return Verdict(True, answer["by"], cpu_s)
+    if answer["code"] == 0:  # what is left to see it are tests that start processes
+        tests = [test for test in tests if test.startswith(APART)]
     for part in touched.parts(tests) if tests else ():
-        answer = judge.do(
-            "judge",
-            module=mutant.module,
-            source=mutant.source,
-            tests=part,
-            timeout_s=3 * touched.seconds(part) + TIMEOUT_LEAST_S,
-        )
+        answer = judge.do("judge", tests=part, timeout_s=3 * touched.seconds(part) + TIMEOUT_LEAST_S, **given)
         code, cpu_s = answer["code"], cpu_s + answer["cpu_s"]
         if code in NOT_A_VERDICT:
             raise SystemExit(f"{mutant}\npytest: {answer['said']}")

@@ -242,14 +242,19 @@ class Judge:
             os._exit(code)
 
 
-def main() -> None:
-    """Obey until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it closes the pipe
+def register_profile() -> None:
+    """Let hypothesis try the same examples each time, and look for no shorter ones."""
     hypothesis.settings.register_profile(
         "mutation", database=None, deadline=None, derandomize=True, max_examples=100,
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
+
+
+def main() -> None:
+    """Obey until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it closes the pipe
+    register_profile()
     with tempfile.TemporaryDirectory(prefix="eventpost-mutation-") as root:
         judge = Judge(Path(root))
         for line in sys.stdin:

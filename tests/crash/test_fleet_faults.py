@@ -52,6 +52,13 @@ def test_a_sender_is_stopped_beyond_its_lease(parent: Processes) -> None:
     assert (row.lost, row.vanished) == (0, 0)
 
 
+def test_processes_that_share_one_name_lose_nothing(parent: Processes) -> None:
+    """Six of them, as a snapshot makes them; some end while the others go on, and somebody is told."""
+    row = play("one-name", parent)
+    assert row.counts["processes that were told"] > 0
+    assert (row.lost, row.vanished, row.refused) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(("name", "server"), [("server-always", "redis"), ("server-everysec", "valkey")])
 def test_the_server_is_killed_and_comes_back_with_its_file(name: str, server: str, parent: Processes) -> None:
     """Nothing is lost with ``always``; with ``everysec`` what a slow disk had kept from being written, and counted."""

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from proof import mutation, mutation_tests
 from proof.mutants import PACKAGE, Mutant, mutants_of
+from proof.mutation_resident import changed
+
+from eventpost.sender import breaker
 
 SOURCE = '''"""A module."""
 
@@ -133,3 +136,48 @@ def test_who_survives_fails_the_run_until_it_is_explained(tmp_path: Path, monkey
     (tmp_path / "survivors.txt").write_text(f"{some[2]}+ 2\n= it was another\n")
     with pytest.raises(SystemExit, match="explains what is no mutant any more"):
         run(minutes=0.0)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "functions"),
+    [
+        ("self._tries += 1", "self._tries -= 1", ["Breaker._open"]),
+        ("def probe_due_at(self)", "def probe_due_at(self, *, extra=1)", ["Breaker.probe_due_at"]),
+        ("START_LIMIT: Final = 4", "START_LIMIT: Final = 5", []),
+        ("", "", []),
+    ],
+)
+def test_a_resident_changes_the_functions_that_differ(was: str, now: str, functions: list[str]) -> None:
+    """Also properties, and nothing where something else is changed, which is then judged the other way."""
+    source = (PACKAGE / BREAKER).read_text()
+    assert was in source
+    lines = source.replace(was, now, 1)
+    pairs = changed(breaker, lines)
+    assert [old.__qualname__ for old, _ in pairs] == functions
+    assert all(old is not new and old.__module__ == breaker.__name__ for old, new in pairs)
+
+
+def test_a_test_kills_only_if_it_passes_without_the_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails in a resident whatever is judged there is not believed."""
+    asked: list[dict[str, Any]] = []
+
+    class Sick:
+        def __init__(self, module: str, *arguments: str) -> None:
+            del module, arguments
+
+        def answer(self) -> list[str]:
+            return ["tests/a.py::one", "tests/a.py::two"]
+
+        def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+            asked.append(command)
+            healthy = not command["source"] and command["tests"][-1] == "tests/a.py::one"
+            return {"code": 0 if healthy else 1, "by": "" if healthy else command["tests"][-1], "cpu_s": 0.0}
+
+    monkeypatch.setattr(mutation, "Process", Sick)
+    judge = object.__new__(mutation.Judge)
+    judge.residents, judge.trusted = {}, set()
+    tests = ["tests/a.py::one", "tests/a.py::gone"]
+    assert judge.quickly("sender/*", tests, module=BREAKER, source="x")["by"] == "tests/a.py::one"
+    assert judge.quickly("sender/*", tests, module=BREAKER, source="x")["by"] == "tests/a.py::one"
+    assert [command["source"] for command in asked] == ["x", "", "x"], "once seen to pass is enough"
+    assert judge.quickly("sender/*", ["tests/a.py::two"], module=BREAKER, source="x")["by"] == ""

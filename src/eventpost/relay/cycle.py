@@ -8,10 +8,10 @@ everything else goes uvicorn's own way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from functools import partial
 from types import coroutine
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -66,37 +66,44 @@ def _steps(running: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any
             return
 
 
-class Cycle(RequestResponseCycle):
-    """``no_content``: returns the bytes of a whole answer 204."""
+class Made(Protocol):
+    """``no_content``: a whole answer 204, as it is now."""
 
-    def __init__(self, protocol: HttpToolsProtocol, no_content: Callable[[], bytes], *, keep_alive: bool) -> None:
+    no_content: bytes
+
+
+class Cycle(RequestResponseCycle):
+    """``bell``: rings for all requests of the connection.  ``made``: answers that are made."""
+
+    def __init__(self, protocol: HttpToolsProtocol, bell: Bell, made: Made, *, keep_alive: bool) -> None:
         super().__init__(
             protocol.scope, protocol.transport, protocol.flow, protocol.logger, protocol.access_logger,
-            False, protocol.server_state.default_headers, cast("asyncio.Event", Bell()),
+            False, protocol.server_state.default_headers, cast("asyncio.Event", bell),
             protocol.expect_100_continue, keep_alive, protocol.on_response_complete,
         )  # fmt: skip
-        self._no_content = no_content
+        self._made = made
         self._plain = self._handed_out = False
 
     async def receive(self) -> Any:
         """See ASGI."""
-        if self.more_body or self._handed_out or self.disconnected or self.waiting_for_100_continue:
+        if self.more_body or self._handed_out or self.disconnected:
             return await super().receive()
         self._handed_out = True
         return {"type": "http.request", "body": bytes(self.body), "more_body": False}
 
     async def send(self, message: Any) -> None:
         """See ASGI."""
+        if message is answers.NO_CONTENT and self.keep_alive and not self.flow.write_paused:
+            self.response_started = self._plain = True
+            return
         if self.transport.is_closing():
             self.disconnected = True  # which is told a moment later, and until then writing is an error
         if message is answers.END and self._plain:
             if not self.disconnected:
                 self.response_complete = True
-                self.transport.write(self._no_content())
+                self.transport.write(self._made.no_content)
                 self.message_event.set()
                 self.on_response()
-        elif message is answers.NO_CONTENT and self.keep_alive and not self.flow.write_paused:
-            self.response_started = self._plain = True
         else:
             if message["type"] == "http.response.start" and not self.keep_alive:  # older releases do not say so
                 others = [one for one in message.get("headers", ()) if one[0].lower() != b"connection"]

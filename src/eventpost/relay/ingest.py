@@ -90,6 +90,7 @@ class Ingest:
         self._queue = queue
         self._commit = group
         self._reader = reader
+        self._digits_max = reader.digits_max
         self._access = access
         self._metrics = metrics
         self._count_refused = refuse
@@ -113,7 +114,14 @@ class Ingest:
             target = self._eu_target
         closing = False
         try:
-            said = self._before_body(scope, headers) if self._needs_a_look(headers) else None
+            said = None
+            # Most often nothing can be wrong before the body is read; a length of few digits is no large one.
+            if (
+                self._always_looks
+                or b"origin" in headers
+                or len(headers.get(b"content-length", b"")) >= self._digits_max
+            ):
+                said = self._before_body(scope, headers)
             if said is not None:
                 closing = not await self._skipped(headers, receive)
             else:
@@ -144,14 +152,6 @@ class Ingest:
             await answers.answer(send, 204, self._cors(headers))
         else:
             await self._refuse(send, said, self._cors(headers), closing=closing)
-
-    def _needs_a_look(self, headers: dict[bytes, bytes]) -> bool:
-        """Tell whether something may be wrong before the body is read; a length of few digits is no large one."""
-        return (
-            self._always_looks
-            or b"origin" in headers
-            or len(headers.get(b"content-length", b"")) >= self._reader.digits_max
-        )
 
     def _before_body(self, scope: Scope, headers: dict[bytes, bytes]) -> Denied | None:
         """Return what is known to be wrong before the body is read."""

@@ -29,12 +29,13 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from . import answers
 from .answers import Denied, Header, Receive, Scope, Send
-from .cycle import Cycle, go_on
+from .cycle import Bell, Cycle, go_on
 from .offers import OffersPassedOver
 
 LOOK_S: Final = 0.5
@@ -43,6 +44,16 @@ _TOO_MANY: Final = answers.unavailable("connections", "this worker has as many c
 _TOO_LARGE: Final = Denied(431, "header_too_large", "the request's header is larger than the relay takes")
 _TOO_SLOW: Final = Denied(408, "slow_header", "the request's header did not arrive in time")
 _NO_HTTP: Final = Denied(400, "malformed", "this is no HTTP/1.1 request")
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _ended(error: BaseException | None = None) -> None:
+    """End as an application did that was begun without a task."""
+    if error is not None:
+        raise error
 
 
 class Bounds:
@@ -67,16 +78,13 @@ class Bounds:
         """The paths of events, which need no parsing, by the bytes of a request's first line."""
         self.refuse = refuse
         self.stopping = False
-        self._no_content = b""
-
-    def no_content(self) -> bytes:
-        """Return a whole answer 204."""
-        return self._no_content
+        self.no_content = b""
+        """A whole answer 204."""
 
     def refresh(self) -> list[Header]:
         """Return the headers of every answer: the date, which changes once a second."""
         date = formatdate(usegmt=True).encode()
-        self._no_content = bytes(STATUS_LINE[204]) + b"date: " + date + b"\r\n\r\n"
+        self.no_content = bytes(STATUS_LINE[204]) + b"date: " + date + b"\r\n\r\n"
         return [(b"date", date)]
 
 
@@ -93,6 +101,9 @@ class RelayProtocol(OffersPassedOver):
         super().__init__(config, server_state, {}, loop)
         self._bounds = bounds
         self._broken = False
+        self._bell = Bell()
+        self._version: str | None = None
+        """HTTP's, of the newest request that was asked for it: of a connection that is kept they are all the same."""
         self._in_head = False
         self._head_bytes = 0
         """Of a header that is not complete: what came before the newest data."""
@@ -139,6 +150,7 @@ class RelayProtocol(OffersPassedOver):
             return
         if self._waits_for_body:  # the rest comes later: its reader sees to the time that it takes
             self._waits_for_body = False
+            self.cycle.message_event.set()
             self._begin(self.cycle.run_asgi(self.app))
         if self._in_head:
             if not self._head_bytes:
@@ -164,12 +176,22 @@ class RelayProtocol(OffersPassedOver):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a line of the header, not of the trailers: nobody reads them, and they must pass for no header."""
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:
         """Keep bytes of a body."""
         self._framing_bytes = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        if not self._waits_for_body:
+            cycle.message_event.set()
 
     def on_headers_complete(self) -> None:
         """Hand a request to the application, unless its header is too large after all."""
@@ -187,7 +209,10 @@ class RelayProtocol(OffersPassedOver):
         parser, scope = self.parser, self.scope
         if parser.should_upgrade():
             return  # its header comes once more, without the offer
-        version = parser.get_http_version()
+        lasts = parser.should_keep_alive()
+        version = self._version
+        if version is None or not lasts:
+            version = self._version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
@@ -197,8 +222,7 @@ class RelayProtocol(OffersPassedOver):
         else:
             scope["path"], scope["raw_path"], scope["query_string"] = path, self.url, b""
         waiting = self.cycle is not None and not self.cycle.response_complete
-        lasts = version != "1.0" and parser.should_keep_alive() and not bounds.stopping
-        self.cycle = Cycle(self, bounds.no_content, keep_alive=lasts)
+        self.cycle = Cycle(self, self._bell, bounds, keep_alive=lasts and version != "1.0" and not bounds.stopping)
         if waiting:  # it came before the last one was answered: its turn will come
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -213,13 +237,24 @@ class RelayProtocol(OffersPassedOver):
         self.tasks.add(task)
 
     def _begin_at_once(self) -> None:
-        """Run the application for a whole request until it has to wait, which it most often never does."""
-        running = self.cycle.run_asgi(self.app)
+        """Run the application for a whole request until it has to wait, which it most often never does.
+
+        Whatever else it does than answer is uvicorn's to see to, in a task.
+        """
+        cycle = self.cycle
+        running: Any = self.app(cycle.scope, cycle.receive, cycle.send)
         try:
             waited_for = running.send(None)
         except StopIteration:
-            return
-        self._begin(go_on(running, waited_for))
+            if cycle.response_complete or cycle.disconnected:
+                cycle.on_response = _nothing  # nor does the cycle keep the connection
+                return
+            rest = _ended()
+        except BaseException as error:  # noqa: BLE001 - raised again where uvicorn catches it
+            rest = _ended(error)
+        else:
+            rest = go_on(running, waited_for)
+        self._begin(cycle.run_asgi(lambda *_: rest))
 
     def _parse_url(self, scope: Any) -> None:
         parsed = httptools.parse_url(self.url)
@@ -236,7 +271,8 @@ class RelayProtocol(OffersPassedOver):
             cycle, app = self.pipeline.pop()
             self._begin(cycle.run_asgi(app))
             return
-        self.flow.resume_reading()  # not before: who sends on and on without reading would fill the line
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # not before: who sends on and on without reading would fill the line
         if not self._in_head:
             self._waits_since = self.loop.time()
 
@@ -258,10 +294,11 @@ class RelayProtocol(OffersPassedOver):
         if self.parser.should_upgrade():
             return
         self.cycle.more_body = False
-        self.cycle.message_event.set()
         if self._waits_for_body:
             self._waits_for_body = False
             self._begin_at_once()
+        else:
+            self.cycle.message_event.set()
 
     def _end_after(self, denied: Denied) -> None:
         """End the connection once what came whole before is answered; ``denied`` answers what did not."""

@@ -1,8 +1,8 @@
 module eventpost.example/interop
 
-go 1.21
+go 1.21.0
 
-require github.com/optimizely/go-sdk/v2 v2.4.0
+require github.com/optimizely/go-sdk/v2 v2.3.0
 
 require (
 	github.com/go-logr/logr v1.3.0 // indirect
