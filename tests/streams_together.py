@@ -64,7 +64,7 @@ class Together:
         def put():
             try:
                 self.put(*numbers, size=size)
-            except Exception as error:
+            except BaseException as error:
                 self.errors[numbers] = error
 
         self.threads.append(threading.Thread(target=put))
