@@ -220,7 +220,8 @@ class Putter(Parts):
         """Put, with this as the server's answer; returns the only call that was made."""
         self.route.answers.append(says)
         self.puts.send(events or [event(1)], SOON)
-        ((_, (call, *_)),) = self.route.last
+        ((shard, (call, *_)),) = self.route.last
+        assert shard == self.server.home
         return call
 
     def refused(self, *says, events=None):

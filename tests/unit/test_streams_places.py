@@ -129,6 +129,17 @@ def test_where_the_parts_are_is_asked_of_one_server_after_the_other(monkeypatch)
     assert world.done[:2] == [("b", "server", "CLUSTER SLOTS", 0.333333), ("close", "b")]
 
 
+def test_where_the_parts_are_is_asked_again_when_a_server_breaks(cluster):
+    """Another one may have taken its place; the others' parts are looked up with it."""
+    cluster.says = {A: [TORN, [[0, 16383, [b"c", 7]]]], C: [["c0"], ["c1"]]}
+    assert cluster.ask() == ["c0"]
+    assert cluster.ask(1) == ["c1"]
+    assert cluster.done == [
+        ("a", ["PING"]), ("a", "server", "CLUSTER SLOTS", 0.5), ("close", "a"), ("c", ["PING"]), "insists",
+        ("c", ["PING"]),
+    ]  # fmt: skip
+
+
 def test_a_cluster_of_which_nobody_tells_its_parts_is_away(monkeypatch):
     """Asked again after a moment, and not sooner."""
     world = World(monkeypatch, "redis+cluster://a:7")
