@@ -23,17 +23,19 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from .mutants import PACKAGE, Mutant, modules, mutants_of
 from .mutation_tests import Touched, cover, files_of, hash_of, judging, row_of, rows
 from .record import ROOT, Figures
 
+T = TypeVar("T")
+R = TypeVar("R")
 EXPLAINED: Final = ROOT / "proof" / "survivors"
 TIMEOUT_LEAST_S: Final = 10.0
 APART: Final = "tests/crash/"
@@ -241,32 +243,42 @@ def judge_all(todo: Sequence[Mutant], kept: Kept, arguments: argparse.Namespace)
     files = {row: files_of(row) for row in dict.fromkeys(row_of(mutant.module) for mutant in todo)}
     states = {file: hash_of(*judging(ROOT / file)) for row in files for file in files[row]}
     judges = [Judge() for _ in range(max(1, arguments.jobs))]
-    touched = {
-        row: Touched([cover(file, states[file], judges[0], arguments.work) for file in files[row]]) for row in files
-    }
+    covered = in_turns(judges, list(states), lambda judge, file: cover(file, states[file], judge, arguments.work))
+    touched = {row: Touched([covered[file] for file in files[row]]) for row in files}
     loaded = sorted({name for one in touched.values() for name in one.modules})
     for judge in judges:
         judge.do("load", modules=loaded)
     said = Counter[str]()
 
-    def work(judge: Judge, mine: Sequence[Mutant]) -> None:
-        for mutant in mine:
-            if time.monotonic() > until:
-                return
-            verdict = judged(judge, mutant, touched, arguments.patience)
-            kept.keep(mutant, verdict)
-            said["killed" if verdict.killed else "survive"] += 1
-            if sum(said.values()) % 100 == 0:
-                print(f"   {sum(said.values()):,}: {dict(said)}", flush=True)
+    def work(judge: Judge, mutant: Mutant) -> None:
+        if time.monotonic() > until:
+            return
+        verdict = judged(judge, mutant, touched, arguments.patience)
+        kept.keep(mutant, verdict)
+        said["killed" if verdict.killed else "survive"] += 1
+        if sum(said.values()) % 100 == 0:
+            print(f"   {sum(said.values()):,}: {dict(said)}", flush=True)
 
     try:
-        with ThreadPoolExecutor(len(judges)) as threads:
-            work_of = [threads.submit(work, judge, todo[at :: len(judges)]) for at, judge in enumerate(judges)]
-            for one in work_of:
-                one.result()
+        in_turns(judges, todo, work)
     finally:
         for judge in judges:
             judge.close()
+
+
+def in_turns(judges: Sequence[Judge], todo: Sequence[T], work: Callable[[Judge, T], R]) -> dict[T, R]:
+    """Have judges do work in its order, each at one piece; return what came of each."""
+    left = iter(todo)
+    done: dict[T, R] = {}
+
+    def one(judge: Judge) -> None:
+        for piece in left:  # a list's iterator may be shared by threads
+            done[piece] = work(judge, piece)
+
+    with ThreadPoolExecutor(len(judges)) as threads:
+        for doing in [threads.submit(one, judge) for judge in judges]:
+            doing.result()
+    return done
 
 
 def judged(judge: Judge, mutant: Mutant, by_row: Mapping[str, Touched], patience_s: float) -> Verdict:
