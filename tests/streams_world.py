@@ -101,9 +101,9 @@ class World:
             self.say(place)
         return SimpleNamespace(ask=ask, close=lambda: self.done.append(("close", place.host)))
 
-    def ask(self, shard=0, calls=PING, *, within_s=1.0, insist=False):
+    def ask(self, shard=0, calls=PING, *, within_s=1.0, **options):
         """Ask."""
-        return self.route.ask(shard, calls, self.time.now + within_s, insist=insist)
+        return self.route.ask(shard, calls, self.time.now + within_s, **options)
 
     def away_from(self, **options):
         """Ask in vain; returns whether something was sent."""

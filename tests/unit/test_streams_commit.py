@@ -78,21 +78,22 @@ def test_those_who_go_together_have_the_time_of_the_first(one):
     assert one.puts.deadlines == [120.0, 120.0]
 
 
-def test_no_put_is_of_more_than_so_many_events_but_for_the_last_that_is_taken(one):
+def test_no_put_is_of_more_than_so_many_events_but_for_the_last_that_is_taken(one, monkeypatch):
     """A put is not divided; what is beyond the bound goes next."""
-    halves = [tuple(range(100, 1124)), tuple(range(2000, 3024))]
-    assert one.led(*halves, (1,)) == [[*halves[0], *halves[1]], [1]]
+    assert commit.TOGETHER_EVENTS_MAX >= 1000
+    monkeypatch.setattr(commit, "TOGETHER_EVENTS_MAX", 4)
+    assert one.led((1, 2), (3, 4), (5,)) == [[1, 2, 3, 4], [5]]
     one.puts.sent.clear()
-    assert one.led(halves[0], halves[1][1:], (1,), (2,)) == [[*halves[0], *halves[1][1:], 1], [2]]
+    assert one.led((1, 2), (3,), (4, 5), (6,)) == [[1, 2, 3, 4, 5], [6]]
 
 
-def test_no_put_is_of_more_than_so_many_bytes_but_for_the_last_that_is_taken(monkeypatch):
+def test_no_put_is_of_more_than_so_many_bytes_but_for_the_last_that_is_taken(one, monkeypatch):
     """As with events."""
-    one = Together(monkeypatch, bytes_max=10**9)
-    padding = (2 << 20) - len(event(100, 0).payload)
-    assert one.led((100,), (101,), (102,), size=padding) == [[100, 101], [102]]
+    assert commit.TOGETHER_BYTES_MAX >= 1 << 20
+    monkeypatch.setattr(commit, "TOGETHER_BYTES_MAX", 2 * SIZE)
+    assert one.led((100,), (101,), (102,)) == [[100, 101], [102]]
     one.puts.sent.clear()
-    assert one.led((100,), (101,), (102,), (103,), size=padding - 1) == [[100, 101, 102], [103]]
+    assert one.led((100,), (101,), (102,), (103,), size=39) == [[100, 101, 102], [103]]
 
 
 @pytest.mark.parametrize("error", [QueueUnavailable("no", reason="redis_unavailable"), QueueFull("no", reason="x")])
@@ -270,12 +271,12 @@ def test_who_is_called_and_finds_another_leading_waits_on(behind):
     assert behind.commit._leading.acquire(False)
 
 
-def test_who_leads_goes_on_until_its_own_is_sent(one):
+def test_who_leads_goes_on_until_its_own_is_sent(one, monkeypatch):
     """Others who came first may fill a put by themselves."""
-    first = [event(100 + number) for number in range(2048)]
-    one.commit._waiting.append(commit._Waiting(first, 2048 * SIZE, 110.0))
+    monkeypatch.setattr(commit, "TOGETHER_EVENTS_MAX", 2)
+    one.commit._waiting.append(commit._Waiting([event(2), event(3)], 2 * SIZE, 110.0))
     one.put(1)
-    assert one.puts.sent == [list(range(100, 2148)), [1]]
+    assert one.puts.sent == [[2, 3], [1]]
     assert one.puts.deadlines == [110.0, 120.0]
 
 

@@ -25,8 +25,13 @@ def test_parts_are_asked_where_they_are_one_round_trip_for_each_server(cluster):
     asked = [(0, [("X",), ("Y",)]), (1, [("Z",)]), (2, [("W",)])]
     assert cluster.route.ask_all(asked, 101.0) == [["a0", "a0b"], ["b1"], ["a2"]]
     assert cluster.done == [("a", ["X", "Y", "W"]), ("b", ["Z"])]
+    assert cluster.until == 101.0
     cluster.says = {B: [["b3"]]}
     assert cluster.route.ask_all([(3, [("X",)])], 101.0) == [["b3"]]
+    cluster.says = {B: [TORN, TORN]}
+    cluster.route._looked_at = 100.0
+    (gone,) = cluster.route.ask_all([(3, PING)], 101.0)
+    assert type(gone) is Away, "it is asked as any part is, and no more often"
     assert cluster.route.has_many
     assert cluster.route.shown(1) == "b:7"
     assert (cluster.route.away_for_s(0), cluster.route.away_for_s(1)) == (0.0, 2.5)
@@ -158,6 +163,7 @@ def test_a_cluster_of_which_nobody_tells_its_parts_is_away(monkeypatch):
     world.time.now += 0.25
     world.says = {A: [[[SLOTS[0] + 1, 16383, [b"a", 7]]]]}
     assert world.away_from() is False, "nobody has this part"
+    assert "a:7" in world.why
     assert world.route.news == 0
     assert "a:7" in world.route.shown(0)
     assert world.route.away_for_s(0) == 0.0

@@ -57,6 +57,7 @@ def test_what_could_not_be_sent_is_not_tried_again(one):
     assert one.away_from(insist=True) is False
     one.says[A] = [NotAsked("away", sent=False)]
     assert one.away_from() is False
+    assert one.why == "away"
     one.says[A] = [TORN, NotAsked("away", sent=False)]
     assert one.away_from() is True
     assert one.route.torn == 1
@@ -78,6 +79,7 @@ def test_what_can_not_be_asked_again_in_time_is_not(one):
     one.says[A] = [TORN]
     one.time.now = 0.0
     assert one.away_from(insist=True, within_s=0.005) is True
+    assert one.why == "cut"
     one.says[A] = [TORN, ["PONG"]]
     assert one.ask(within_s=0.0051) == ["PONG"]
     one.says[A] = [Fault("ERR no"), ["PONG"]]
@@ -116,6 +118,10 @@ def test_a_server_that_is_not_ready_is_left_alone(one, word):
     one.time.now = 0.0
     assert one.away_from(insist=True, within_s=0.005) is False
     assert len(one.failed) == 3
+    one.says[A] = [[fault]]
+    one.time.now = 100.0
+    assert one.away_from(insist=True, within_s=5 / 1024) is False
+    assert len(one.failed) == 4
     assert one.route.news == 0
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from eventpost.errors import QueueUnavailable
 from eventpost.queues.protocol import Answer
+from eventpost.queues.streams import holding, settling
 from eventpost.queues.streams.claims import Claims
 from eventpost.queues.streams.entry import pack
 from eventpost.queues.streams.held import LEASED, READY, SETTLED, WAITING
@@ -106,15 +107,18 @@ def test_what_could_not_be_told_stays_leased_and_is_told_again(sender, failure):
     assert sender.counts == (0, 0, 0, 0, 0)
 
 
-def test_no_script_call_is_for_more_than_five_hundred_entries(sender):
+def test_no_script_call_is_for_more_than_so_many_entries(sender, monkeypatch):
     """The server does nothing else meanwhile; all of them go in one round trip all the same."""
-    leases = sender.leases(*[an_entry(number) for number in range(1, 502)], an_entry(600, shard=1))
-    sender.route.answers = [[[1] * 500], [[1]], [[1]]]
+    assert settling.AT_ONCE_MAX <= 1000
+    monkeypatch.setattr(settling, "AT_ONCE_MAX", 3)
+    leases = sender.leases(*[an_entry(number) for number in range(1, 8)], an_entry(9, shard=1))
+    sender.route.answers = [[[1] * 3], [[1] * 3], [[1]], [[1]]]
     sender.settling.ack(leases)
     (asked,) = sender.route.asked
     assert asked == [
-        settled(0, *[(number, ME, 1, "") for number in range(1, 501)]), settled(0, (501, ME, 1, "")),
-        settled(1, (600, ME, 1, "")),
+        settled(0, *[(number, ME, 1, "") for number in (1, 2, 3)]),
+        settled(0, *[(number, ME, 1, "") for number in (4, 5, 6)]),
+        settled(0, (7, ME, 1, "")), settled(1, (9, ME, 1, "")),
     ]  # fmt: skip
     assert not sender.hand.held
 
@@ -337,15 +341,16 @@ def test_the_time_for_which_something_is_sure_goes_on_while_the_machine_sleeps(m
     assert fresh("holding").boot_s is time.monotonic
 
 
-def test_no_look_says_of_more_than_five_hundred_entries_in_a_call(sender):
+def test_no_look_says_of_more_than_so_many_entries_in_a_call(sender, monkeypatch):
     """As with what is settled."""
-    entries = [sender.take(an_entry(number)) for number in range(1, 502)]
-    sender.route.answers = [[[1] * 500], [[1]]]
+    monkeypatch.setattr(holding, "AT_ONCE_MAX", 3)
+    entries = [sender.take(an_entry(number)) for number in range(1, 8)]
+    sender.route.answers = [[[1] * 3], [[1] * 3], [[1]]]
     assert sender.holding.confirm(entries)
     assert sender.route.last == [
-        held_call(0, *[(LANE, f"{number}-0", 0) for number in range(1, 501)]), held_call(0, (LANE, "501-0", 0)),
-    ]  # fmt: skip
+        held_call(0, *[(LANE, f"{number}-0", 0) for number in numbers]) for numbers in ((1, 2, 3), (4, 5, 6), (7,))
+    ]
     sender.time.now += 9
-    sender.route.answers = [GONE, [[1]]]
-    assert not sender.holding.confirm(entries), "one of two did not answer"
-    assert [one.sure_until for one in entries[-2:]] == [sender.time.now + 21.0, sender.time.now + 30.0]
+    sender.route.answers = [[[1] * 3], GONE, [[1]]]
+    assert not sender.holding.confirm(entries), "one of three did not answer"
+    assert [one.sure_until - sender.time.now for one in entries] == [30.0] * 3 + [21.0] * 3 + [30.0]
