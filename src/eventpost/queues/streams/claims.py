@@ -143,7 +143,7 @@ class Claims:
             lane.waiting[shards[0]] = lane.waiting.pop(shards[0])
         return shards
 
-    def _claim(self, lane: Lane, shard: int, events: int, size: int, others: int = 0, *ids: str) -> Command:
+    def _claim(self, lane: Lane, shard: int, events: int, size: int, others: int, *ids: str) -> Command:
         return (
             SCRIPTS["claim"], 1, self._holding.key(shard), self._hand.writer, lane.key, lane.url, events, size,
             self._holding.lease_ms, others, *ids,
@@ -238,5 +238,5 @@ class Claims:
         self._emit(Trouble("redis", f"entry {_text(row[0])} of part {shard} cannot be read ({why}): it is dropped"))
 
 
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")

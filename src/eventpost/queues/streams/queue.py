@@ -160,7 +160,6 @@ class RedisStreamsQueue:
         except BaseException:
             self._route.close()
             raise
-        self._say()
 
     def __new__(cls, *arguments: Any, spill: Queue | None = None, **options: Any) -> Any:
         """Make one, or two queues that look like one: neither knows of the other."""

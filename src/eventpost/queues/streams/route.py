@@ -261,7 +261,7 @@ class Route:
                 why = str(error)
                 continue
             if isinstance(found, list) and len(found) == 2:
-                self._master = Place(_text(found[0]), int(found[1]))
+                self._master = Place(found[0].decode(), int(found[1]))
                 return
             why = f"{place} knows no service {self.address.service!r}"
         raise Broken(f"no sentinel of {self.address} names the master: {why}", sent=False)
@@ -280,7 +280,7 @@ class Route:
                 continue
             if isinstance(found, list):
                 for first, last, master, *_ in found:
-                    host = _text(master[0]) if master[0] else place.host
+                    host = master[0].decode() if master[0] else place.host
                     for slot in range(int(first), int(last) + 1):
                         self._slots[slot] = Place(host, int(master[1]))
                 return
@@ -296,7 +296,3 @@ def _dealt(answers: Sequence[Any], calls: Sequence[Sequence[Command]]) -> list[l
         parts.append(list(answers[at : at + len(one)]))
         at += len(one)
     return parts
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
