@@ -20,7 +20,7 @@ def test_a_folders_numbers_go_under_the_names_that_all_queues_share() -> None:
     found = FolderStatus(
         path="/var/journal", accepted=100, delivered=50, queued=20, dead=15, dropped={"damaged": 14}, segments=2,
         stored_bytes=7_000, dead_bytes=800, writers=3, newer=0, bad=1, oldest_age_s=9.5,
-        lanes=[LaneStatus(URL, 17, 6_000, 9.5), LaneStatus(OTHER, 3, 1_000, 4.25)],
+        lanes=[LaneStatus(URL, 17, 6_000, 9.5), LaneStatus(OTHER, 3, 1_000, 4.25)], trouble=[],
     )  # fmt: skip
     told = status_of(found)
     assert told == Status(
