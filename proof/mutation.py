@@ -99,6 +99,8 @@ class Judge(Process):
     def __init__(self) -> None:
         super().__init__("proof.mutation_judge")
         self.residents: dict[str, tuple[Process, set[str]]] = {}
+        self.killers: dict[tuple[str, str], list[str]] = {}
+        """By module and function, the tests that killed its last mutants."""
         self.trusted: set[str] = set()
         """Tests that passed in a resident without a mutant, behind the same tests as when they killed one."""
 
@@ -289,9 +291,13 @@ def judged(judge: Judge, mutant: Mutant, by_row: Mapping[str, Touched], patience
     if not tests:
         return Verdict(False, "", 0.0)
     given = {"module": mutant.module, "source": mutant.source}
+    killers = judge.killers.setdefault((mutant.module, mutant.where), [])
+    first = [test for test in killers if test in tests]
+    tests = [*first, *(test for test in tests if test not in first)]
     answer = judge.quickly(row, tests, timeout_s=3 * touched.seconds(tests) + TIMEOUT_LEAST_S, **given)
     cpu_s: float = answer["cpu_s"]
     if answer["by"]:
+        killers[:] = [answer["by"], *(test for test in killers if test != answer["by"])]
         return Verdict(True, answer["by"], cpu_s)
     if answer["code"] == 0:  # what is left to see it are tests that start processes
         tests = [test for test in tests if test.startswith(APART)]
