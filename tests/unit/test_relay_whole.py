@@ -55,7 +55,7 @@ def connected(app):
     """Return a connection to an application."""
     bounds = Bounds(
         header_bytes_max=8192, header_timeout_s=5, connections_max=10, keep_alive_s=5, paths=[PATH],
-        refuse=lambda *said: None,
+        refuse=lambda *said: None, soon=asyncio.get_running_loop().call_soon,
     )  # fmt: skip
     bounds.refresh()
     config = Config(app, interface="asgi3", lifespan="off", ws="none", log_config=None, proxy_headers=False)
@@ -187,3 +187,52 @@ def test_a_connection_that_is_gone_is_let_go_of():
             gc.enable()
 
     assert asyncio.run(scenario()) is None
+
+
+async def refuses(scope, receive, send):
+    """Say no."""
+    await answers.deny(send, answers.Denied(400, "empty", "there is no body"))
+
+
+@pytest.mark.parametrize("then", [
+    lambda protocol: protocol.data_received(b"no HTTP\r\n\r\n"), lambda protocol: protocol.eof_received(),
+    lambda protocol: protocol.close_if_idle(), lambda protocol: protocol.data_received(b"GET /other HTTP/1.1\r\n\r\n"),
+])  # fmt: skip
+def test_what_was_answered_is_written_before_anything_else(then):
+    """Answers are written at the end of the loop's round; whatever ends the connection before that lets them pass."""
+
+    async def app(scope, receive, send):
+        await (takes if scope["path"] == PATH else refuses)(scope, receive, send)
+
+    async def scenario():
+        protocol, transport = connected(app)
+        protocol.data_received(request() + request())
+        assert transport.written == b""
+        if not then(protocol) and not transport.closing:
+            await asyncio.sleep(0)
+        written = transport.written
+        await asyncio.sleep(SLOW_S)
+        return written, transport.written
+
+    written, in_the_end = asyncio.run(scenario())
+    assert written.split(b"\r\n", 1)[0] == b"HTTP/1.1 204 No Content"
+    assert written.count(b"HTTP/1.1 204 ") == in_the_end.count(b"HTTP/1.1 204 ") == 2
+    assert in_the_end.rfind(b"HTTP/1.1 204 ") < (in_the_end.find(b"HTTP/1.1 400 ") % (len(in_the_end) + 1))
+
+
+def test_a_connection_that_broke_meanwhile_holds_up_no_other():
+    """Its answer is nobody's; the others have theirs."""
+
+    async def scenario():
+        first, gone = connected(takes)
+        second, there = connected(takes)
+        second._bounds = first._bounds
+        for protocol in (first, second):
+            protocol.data_received(request())
+        gone.close()
+        await asyncio.sleep(0)
+        return gone.written, there.written
+
+    gone, there = asyncio.run(scenario())
+    assert gone == b""
+    assert there.startswith(b"HTTP/1.1 204 ")

@@ -1,17 +1,17 @@
 """One request and its answer, under uvicorn; cheaper where both are as usual.
 
 A body that came whole with its header is handed out without a wait, and the answer to most requests, 204 and nothing
-else, is written as one piece that was made before.  Both save some microseconds where a request costs twenty;
-everything else goes uvicorn's own way.
+else, is written as one piece that was made before, with those of others.  Each saves some microseconds where a request
+costs twenty; everything else goes uvicorn's own way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import coroutine
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -66,22 +66,46 @@ def _steps(running: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any
             return
 
 
-class Made(Protocol):
-    """``no_content``: a whole answer 204, as it is now."""
+class Together:
+    """Whole answers 204 of one round of the event loop, written together at its end.
 
-    no_content: bytes
+    A client that waits is woken by the first of them, and still awake for the others: to wake it for each one costs as
+    much as a fourth of all else.  What else is written to or ends one of these connections comes after :meth:`write`.
+
+    Args:
+        soon: calls a function at the end of the loop's round, as its ``call_soon`` does.
+    """
+
+    def __init__(self, soon: Callable[[Callable[[], None]], Any]) -> None:
+        self._soon = soon
+        self._waiting: list[asyncio.Transport] = []
+        self.no_content = b""
+        """A whole answer 204."""
+
+    def answer(self, transport: asyncio.Transport) -> None:
+        """Answer 204, soon."""
+        if not self._waiting:
+            self._soon(self.write)
+        self._waiting.append(transport)
+
+    def write(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        for transport in waiting:
+            if not transport.is_closing():
+                transport.write(self.no_content)
 
 
 class Cycle(RequestResponseCycle):
-    """``bell``: rings for all requests of the connection.  ``made``: answers that are made."""
+    """``bell``: rings for all requests of the connection."""
 
-    def __init__(self, protocol: HttpToolsProtocol, bell: Bell, made: Made, *, keep_alive: bool) -> None:
+    def __init__(self, protocol: HttpToolsProtocol, bell: Bell, together: Together, *, keep_alive: bool) -> None:
         super().__init__(
             protocol.scope, protocol.transport, protocol.flow, protocol.logger, protocol.access_logger,
             False, protocol.server_state.default_headers, cast("asyncio.Event", bell),
             protocol.expect_100_continue, keep_alive, protocol.on_response_complete,
         )  # fmt: skip
-        self._made = made
+        self._together = together
         self._plain = self._handed_out = False
 
     async def receive(self) -> Any:
@@ -101,11 +125,12 @@ class Cycle(RequestResponseCycle):
         if message is answers.END and self._plain:
             if not self.disconnected:
                 self.response_complete = True
-                self.transport.write(self._made.no_content)
+                self._together.answer(self.transport)
                 self.message_event.set()
                 self.on_response()
         else:
             if message["type"] == "http.response.start" and not self.keep_alive:  # older releases do not say so
                 others = [one for one in message.get("headers", ()) if one[0].lower() != b"connection"]
                 message = {**message, "headers": [*others, answers.CLOSE]}
+            self._together.write()
             await super().send(message)

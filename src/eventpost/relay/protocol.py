@@ -35,7 +35,7 @@ from uvicorn.server import ServerState
 
 from . import answers
 from .answers import Denied, Header, Receive, Scope, Send
-from .cycle import Bell, Cycle, go_on
+from .cycle import Bell, Cycle, Together, go_on
 from .offers import OffersPassedOver
 
 LOOK_S: Final = 0.5
@@ -68,6 +68,7 @@ class Bounds:
         keep_alive_s: float,
         paths: Collection[str],
         refuse: Callable[[str, str], Any],
+        soon: Callable[[Callable[[], None]], Any],
     ) -> None:
         self.header_bytes_max = header_bytes_max
         self.header_timeout_s = header_timeout_s
@@ -78,13 +79,12 @@ class Bounds:
         """The paths of events, which need no parsing, by the bytes of a request's first line."""
         self.refuse = refuse
         self.stopping = False
-        self.no_content = b""
-        """A whole answer 204."""
+        self.together = Together(soon)
 
     def refresh(self) -> list[Header]:
         """Return the headers of every answer: the date, which changes once a second."""
         date = formatdate(usegmt=True).encode()
-        self.no_content = bytes(STATUS_LINE[204]) + b"date: " + date + b"\r\n\r\n"
+        self.together.no_content = bytes(STATUS_LINE[204]) + b"date: " + date + b"\r\n\r\n"
         return [(b"date", date)]
 
 
@@ -222,7 +222,9 @@ class RelayProtocol(OffersPassedOver):
         else:
             scope["path"], scope["raw_path"], scope["query_string"] = path, self.url, b""
         waiting = self.cycle is not None and not self.cycle.response_complete
-        self.cycle = Cycle(self, self._bell, bounds, keep_alive=lasts and version != "1.0" and not bounds.stopping)
+        self.cycle = Cycle(
+            self, self._bell, bounds.together, keep_alive=lasts and version != "1.0" and not bounds.stopping
+        )
         if waiting:  # it came before the last one was answered: its turn will come
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -278,6 +280,7 @@ class RelayProtocol(OffersPassedOver):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own loses the answers
         """Go on answering a client that has only ended its sending; with TLS there is no such thing."""
+        self._bounds.together.write()
         cycle = self.cycle
         if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
             return False
@@ -302,6 +305,7 @@ class RelayProtocol(OffersPassedOver):
 
     def _end_after(self, denied: Denied) -> None:
         """End the connection once what came whole before is answered; ``denied`` answers what did not."""
+        self._bounds.together.write()
         self._broken = True
         self._in_head = False
         cycle = self.cycle
@@ -353,6 +357,7 @@ class RelayProtocol(OffersPassedOver):
 
     def close_if_idle(self) -> None:
         """Close a connection that waits for a request."""
+        self._bounds.together.write()
         if self._is_idle() and not self._in_head:
             self.transport.close()
         elif self.cycle is not None and not self.pipeline:

@@ -85,6 +85,7 @@ class Worker:
             keep_alive_s=settings.keep_alive_s,
             paths=self._event_paths,
             refuse=self._refuse,
+            soon=loop.call_soon,
         )
         self._config = Config(
             self._make_app(run_dir), interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=False,
