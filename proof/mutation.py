@@ -108,20 +108,29 @@ class Judge(Process):
         """Give one command and return its answer."""
         return self.ask({"do": what, **command})
 
-    def quickly(self, row: str, tests: Sequence[str], **command: Any) -> dict[str, Any]:
-        """Judge by a resident; ``by`` a test: killed, anything else says nothing."""
+    def quickly(self, row: str, tests: Mapping[str, float], **command: Any) -> Verdict | None:
+        """Judge by a resident; ``tests``: the seconds that each may take.  None: it can't tell, or tests apart have to.
+
+        Whoever fails must pass without the mutant; whoever takes too long must do so again.
+        """
         if row not in self.residents:
             resident = Process("proof.mutation_resident", *files_of(row))
             self.residents[row] = resident, set(resident.answer())
         resident, collected = self.residents[row]
-        mine = [test for test in tests if test in collected]
+        mine = {test: limit_s for test, limit_s in tests.items() if test in collected}
         answer = resident.ask({**command, "tests": mine})
-        if (by := answer["by"]) and by not in self.trusted:
-            control = resident.ask({**command, "source": "", "tests": mine[: mine.index(by) + 1]})
-            if control["code"] != 0:
-                return answer | {"by": ""}
+        by, cpu_s = answer["by"], answer["cpu_s"]
+        if by and answer["code"] is None:
+            again = resident.ask({**command, "tests": {by: mine[by] + TIMEOUT_LEAST_S}})
+            return Verdict(True, "timeout", cpu_s + again["cpu_s"]) if again["code"] is None else None
+        if by and by not in self.trusted:
+            if resident.ask({**command, "source": "", "tests": {by: mine[by]}})["code"] != 0:
+                return None
             self.trusted.add(by)
-        return answer
+        if by:
+            return Verdict(True, by, cpu_s)
+        survives = answer["code"] == 0 and not any(test.startswith(APART) for test in tests)
+        return Verdict(False, "", cpu_s) if survives else None
 
     def close(self) -> None:
         """End all of them."""
@@ -293,15 +302,14 @@ def judged(judge: Judge, mutant: Mutant, by_row: Mapping[str, Touched], patience
     given = {"module": mutant.module, "source": mutant.source}
     killers = judge.killers.setdefault((mutant.module, mutant.where), [])
     first = [test for test in killers if test in tests]
-    tests = [*first, *(test for test in tests if test not in first)]
-    answer = judge.quickly(row, tests, timeout_s=3 * touched.seconds(tests) + TIMEOUT_LEAST_S, **given)
-    cpu_s: float = answer["cpu_s"]
-    if answer["by"]:
-        killers[:] = [answer["by"], *(test for test in killers if test != answer["by"])]
-        return Verdict(True, answer["by"], cpu_s)
-    if answer["code"] == 0:  # what is left to see it are tests that start processes
-        tests = [test for test in tests if test.startswith(APART)]
-    for part in touched.parts(tests) if tests else ():
+    ordered = [*first, *(test for test in tests if test not in first)]
+    verdict = judge.quickly(row, {test: 3 * touched.seconds([test]) for test in ordered}, **given)
+    if verdict is not None:
+        if verdict.by in ordered:
+            killers[:] = [verdict.by, *(test for test in killers if test != verdict.by)]
+        return verdict
+    cpu_s = 0.0
+    for part in touched.parts(tests):
         answer = judge.do("judge", tests=part, timeout_s=3 * touched.seconds(part) + TIMEOUT_LEAST_S, **given)
         code, cpu_s = answer["code"], cpu_s + answer["cpu_s"]
         if code in NOT_A_VERDICT:

@@ -34,6 +34,7 @@ from _pytest.runner import runtestprotocol  # what pytest's own loop calls; ther
 
 from .mutation_judge import FILE_BYTES_MAX, MEMORY_BYTES_MAX, POLL_S, PYTEST, ROOT, register_profile
 
+TAKE_IN_S: Final = 3.0
 CANNOT: Final = 77
 """Exit code of a child that could not take the mutant in."""
 Function = types.FunctionType
@@ -113,33 +114,39 @@ class Resident:
             self.answers.write(json.dumps(self.judge(**json.loads(line))) + "\n")
         return True
 
-    def judge(self, module: str, source: str, tests: Sequence[str], timeout_s: float) -> dict[str, Any]:
-        """Run these tests with this in the module's place ("": as it is); ``code`` 0: all pass, None: time is up."""
+    def judge(self, module: str, source: str, tests: Mapping[str, float]) -> dict[str, Any]:
+        """Run tests with this in the module's place ("": as it is); ``tests``: the seconds that each of them may take.
+
+        ``code`` 0: all pass; 1: ``by`` failed; None: ``by`` took too long.
+        """
         folder = Path(tempfile.mkdtemp(prefix="eventpost-mutant-"))
         folder.chmod(0o755)  # some tests become another user
         told, tell = os.pipe()
+        os.set_blocking(told, False)
         began = time.monotonic()
         child = os.fork()
         if not child:
-            self._be_the_child(module, source, tests, folder, tell)
+            self._be_the_child(module, source, list(tests), folder, tell)
         os.close(tell)
+        limits = [*tests.values(), TAKE_IN_S]
         code: int | None = None
-        while code is None and time.monotonic() < began + timeout_s:
+        passed = 0
+        while code is None and time.monotonic() < began + limits[passed] + TAKE_IN_S:
             done, status, used = os.wait4(child, os.WNOHANG)
             if done:
                 code = os.waitstatus_to_exitcode(status)
-            else:
-                select.select([told], [], [], POLL_S)
+            select.select([told], [], [], POLL_S)
+            with suppress(BlockingIOError):
+                if news := len(os.read(told, 1000)):
+                    passed, began = passed + news, time.monotonic()
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # also what a test has left behind
         if code is None:
             _, _, used = os.wait4(child, 0)
-        os.set_blocking(told, False)
-        with suppress(BlockingIOError):
-            by = os.read(told, 1000).decode(errors="replace")
         os.close(told)
         shutil.rmtree(folder, ignore_errors=True)
-        return {"code": code, "by": by if code == 1 else "", "cpu_s": round(used.ru_utime + used.ru_stime, 3)}
+        by = list(tests)[passed] if code in (1, None) and passed < len(tests) else ""
+        return {"code": code, "by": by, "cpu_s": round(used.ru_utime + used.ru_stime, 3)}
 
     def _be_the_child(self, module: str, source: str, tests: Sequence[str], folder: Path, tell: int) -> None:
         code = CANNOT
@@ -155,9 +162,9 @@ class Resident:
             code = 0
             for test in tests:
                 if any(report.failed for report in runtestprotocol(self.items[test], log=False, nextitem=None)):
-                    os.write(tell, test.encode())
                     code = 1
                     break
+                os.write(tell, b".")
         except BaseException:  # noqa: BLE001 - the child must not return into its parent's code
             code = 1 if code == 0 else CANNOT
         finally:

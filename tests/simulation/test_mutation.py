@@ -179,14 +179,16 @@ def test_a_test_kills_only_if_it_passes_without_the_mutant(monkeypatch: pytest.M
 
         def ask(self, command: dict[str, Any]) -> dict[str, Any]:
             asked.append(command)
-            healthy = not command["source"] and command["tests"][-1] == "tests/a.py::one"
-            return {"code": 0 if healthy else 1, "by": "" if healthy else command["tests"][-1], "cpu_s": 0.0}
+            last = list(command["tests"])[-1]
+            healthy = not command["source"] and last == "tests/a.py::one"
+            return {"code": 0 if healthy else 1, "by": "" if healthy else last, "cpu_s": 0.0}
 
     monkeypatch.setattr(mutation, "Process", Sick)
     judge = object.__new__(mutation.Judge)
     judge.residents, judge.trusted = {}, set()
-    tests = ["tests/a.py::one", "tests/a.py::gone"]
-    assert judge.quickly("sender/*", tests, module=BREAKER, source="x")["by"] == "tests/a.py::one"
-    assert judge.quickly("sender/*", tests, module=BREAKER, source="x")["by"] == "tests/a.py::one"
+    tests = {"tests/a.py::one": 1.0, "tests/a.py::gone": 1.0}
+    killed = mutation.Verdict(True, "tests/a.py::one", 0.0)
+    assert judge.quickly("sender/*", tests, module=BREAKER, source="x") == killed
+    assert judge.quickly("sender/*", tests, module=BREAKER, source="x") == killed
     assert [command["source"] for command in asked] == ["x", "", "x"], "once seen to pass is enough"
-    assert judge.quickly("sender/*", ["tests/a.py::two"], module=BREAKER, source="x")["by"] == ""
+    assert judge.quickly("sender/*", {"tests/a.py::two": 1.0}, module=BREAKER, source="x") is None
