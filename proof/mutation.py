@@ -1,15 +1,16 @@
 """Mutation check: does a test fail when the code is wrong?  ``python -m proof mutation``.
 
 Each mutant of ``queues/`` and ``sender/`` (``mutants`` makes them) is judged by the tests that run its lines, quickest
-first, until one fails (``mutation_judge``).  Who survives is a test that is missing, or says the same as the original;
-the latter are explained in ``proof/survivors/``, a file for each module, and are not judged; any other survivor fails
-the run, unless ``--unexplained`` allows so many.
+first, until one fails: by a process that has collected them (``mutation_resident``), or where that cannot tell, by one
+that imports all of it anew (``mutation_judge``).  Who survives is a test that is missing, or says the same as the
+original; the latter are explained in ``proof/survivors/``, a file for each module, and are not judged; any other
+survivor fails the run, unless ``--unexplained`` allows so many.
 
-All of them take hours.  So they come in an order drawn from a seed, as many as the time allows: a sample, whose
-survivors stand for all.  A mutant's place in it is its own, so it stays the same when code around it changes, and when
-only some modules are chosen.  Verdicts are kept in a folder, and the next run goes on where this one stopped.  A mutant
-that was killed stays so until its module changes; one that survived is tried again as soon as the package or a test
-that judges it does, or with more patience.
+All of them take about an hour on two cores.  They come in an order drawn from a seed, as many as the time allows: a
+sample, whose survivors stand for all.  A mutant's place in it is its own, so it stays the same when code around it
+changes, and when only some modules are chosen.  Verdicts are kept in a folder, and the next run goes on where this one
+stopped.  A mutant that was killed stays so until its module changes; one that survived is tried again as soon as the
+package or a test that judges it does, or with more patience.
 """
 
 from __future__ import annotations

@@ -134,3 +134,33 @@ class Cycle(RequestResponseCycle):
                 message = {**message, "headers": [*others, answers.CLOSE]}
             self._together.write()
             await super().send(message)
+
+
+def begun(cycle: Cycle, app: answers.ASGIApp) -> Coroutine[Any, Any, None] | None:
+    """Run an application for a whole request until it has to wait, which it most often never does.
+
+    Returns what is left to run, in a task; None: nothing.  Whatever it does but answer is uvicorn's to see to.
+    """
+    running: Any = app(cycle.scope, cycle.receive, cycle.send)  # type: ignore[arg-type]  # a TypedDict in uvicorn
+    try:
+        waited_for = running.send(None)
+    except StopIteration:
+        if cycle.response_complete or cycle.disconnected:
+            cycle.on_response = _nothing  # nor does the cycle keep the connection
+            return None
+        rest = _ended()
+    except BaseException as error:  # noqa: BLE001 - raised again where uvicorn catches it
+        rest = _ended(error)
+    else:
+        rest = go_on(running, waited_for)
+    return cycle.run_asgi(lambda *_: rest)
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _ended(error: BaseException | None = None) -> None:
+    """End as an application did that was begun without a task."""
+    if error is not None:
+        raise error

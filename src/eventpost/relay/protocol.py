@@ -35,7 +35,7 @@ from uvicorn.server import ServerState
 
 from . import answers
 from .answers import Denied, Header, Receive, Scope, Send
-from .cycle import Bell, Cycle, Together, go_on
+from .cycle import Bell, Cycle, Together, begun
 from .offers import OffersPassedOver
 
 LOOK_S: Final = 0.5
@@ -44,16 +44,6 @@ _TOO_MANY: Final = answers.unavailable("connections", "this worker has as many c
 _TOO_LARGE: Final = Denied(431, "header_too_large", "the request's header is larger than the relay takes")
 _TOO_SLOW: Final = Denied(408, "slow_header", "the request's header did not arrive in time")
 _NO_HTTP: Final = Denied(400, "malformed", "this is no HTTP/1.1 request")
-
-
-def _nothing() -> None:
-    pass
-
-
-async def _ended(error: BaseException | None = None) -> None:
-    """End as an application did that was begun without a task."""
-    if error is not None:
-        raise error
 
 
 class Bounds:
@@ -238,26 +228,6 @@ class RelayProtocol(OffersPassedOver):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _begin_at_once(self) -> None:
-        """Run the application for a whole request until it has to wait, which it most often never does.
-
-        Whatever else it does than answer is uvicorn's to see to, in a task.
-        """
-        cycle = self.cycle
-        running: Any = self.app(cycle.scope, cycle.receive, cycle.send)
-        try:
-            waited_for = running.send(None)
-        except StopIteration:
-            if cycle.response_complete or cycle.disconnected:
-                cycle.on_response = _nothing  # nor does the cycle keep the connection
-                return
-            rest = _ended()
-        except BaseException as error:  # noqa: BLE001 - raised again where uvicorn catches it
-            rest = _ended(error)
-        else:
-            rest = go_on(running, waited_for)
-        self._begin(cycle.run_asgi(lambda *_: rest))
-
     def _parse_url(self, scope: Any) -> None:
         parsed = httptools.parse_url(self.url)
         raw_path: bytes = parsed.path or b"/"
@@ -299,7 +269,9 @@ class RelayProtocol(OffersPassedOver):
         self.cycle.more_body = False
         if self._waits_for_body:
             self._waits_for_body = False
-            self._begin_at_once()
+            left = begun(self.cycle, self.app)
+            if left is not None:
+                self._begin(left)
         else:
             self.cycle.message_event.set()
 
