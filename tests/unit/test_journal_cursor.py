@@ -20,6 +20,11 @@ def test_neighbours_are_settled_together_and_nobody_else(ordinals: set[int]) -> 
     assert all(before.stop < after.start for before, after in pairwise(found))
 
 
+def test_two_with_as_many_between_them_are_two_runs() -> None:
+    """However far apart, they are no neighbours."""
+    assert runs([0, 3]) == [range(1), range(3, 4)]
+
+
 def test_a_damaged_last_event_of_a_segment_that_ended_while_it_was_read_is_counted(tmp_path: Path) -> None:
     """Its end is learnt from the writer then, and not from the header that was read before."""
     queue = queue_in(tmp_path)

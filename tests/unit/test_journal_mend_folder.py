@@ -172,4 +172,5 @@ def test_segments_without_a_header_that_can_be_read_are_left_or_set_aside(folder
     assert f"{folder}/bad/{NAMES[0]}.bad" in did[0].detail
     assert not did[0].detail.startswith("None")
     assert "2" in did[1].detail, "its version"
+    assert did[2].detail == "somebody else has it"
     assert os.listdir(folder / "bad") == [f"{NAMES[0]}.bad"]

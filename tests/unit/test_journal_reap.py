@@ -12,6 +12,7 @@ from tests.unit.test_journal_hands import BIG, queue_in
 from eventpost.queues.journal import JournalQueue, dead, erase, totals
 from eventpost.queues.journal.erase import Place
 from eventpost.queues.journal.format import FRAME_HEAD_BYTES, Outcome
+from eventpost.testing.clock import ManualClock
 from eventpost.watch.signals import Signal, Trouble
 
 
@@ -104,6 +105,43 @@ def test_an_own_segment_that_somebody_removed_is_lost_but_for_what_was_known(tmp
     assert queue._count.forget_own(first.name) is False
     assert queue._count.reap_own() == 0
     other.close()
+    queue.close()
+
+
+def test_an_endpoint_whose_events_wait_holds_up_no_other(tmp_path: Path) -> None:
+    """Only what stands behind its own oldest segment stays."""
+    queue, other_url = queue_in(tmp_path), URL + "/other"
+    queue.sends = False
+    for number, url in enumerate([URL, URL, other_url, other_url]):
+        queue.put([event(number, BIG, url)])
+    other = queue_in(tmp_path, adopt="always")
+    other.scan()
+    other.ack(other.claim(other_url, 9, ALL))
+    other.close()
+    queue._count.reap_own(oldest=1)
+    assert (queue._claims.folds, len(os.listdir(tmp_path / "segments"))) == (1, 3)
+    queue.close()
+
+
+def test_letters_that_cannot_be_looked_at_or_need_not_be_hold_up_no_others(tmp_path: Path) -> None:
+    """What others did with the next one's is seen in the same look."""
+    disk = HookedDisk()
+    queue = JournalQueue(tmp_path, disk=disk)
+    for number in range(3):
+        queue.put([event(number)])
+        queue.bury(queue.claim(URL, 1, ALL), "rejected")
+        queue._dead.close()
+    count, names = queue._count, list(queue._dead.names)
+
+    def refuses(path: str, **_: object) -> None:
+        if path.endswith(names[1]):
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk.hooks["open"] = refuses
+    count.clock = ManualClock(epoch_s=4e9)  # long after these files changed last
+    count._dead_changed_ns[names[0]] = disk.changed_ns(f"{queue.folder.dead}/{names[0]}")
+    count._look_at_dead()
+    assert count._dead_changed_ns.keys() == {names[0], names[2]}
     queue.close()
 
 
