@@ -47,13 +47,17 @@ def test_what_an_end_means(collector: Collector, tmp_path: Path, end: str, durab
     accepted = said.read_text().split()
     assert len(accepted) >= 10
     before = dict(collector.uuids)
+    in_doubt = set()
     for name in accepted:
         fate = row.fate(durability, name)
         taken_over = fate == "kept" and row.child is not None  # by the parent, which may live long enough
+        if taken_over:  # its sender may have been ended with the request out, which is made again
+            in_doubt.add(name)
         assert taken_over or (name in before) == (fate == "delivered"), (name, done.stderr.decode())
     if durability != "memory":
         deliver_leftovers(journal)
         status = inspect.folder_status(journal)
         assert (status.queued, status.dead, status.dropped, status.closes) == (0, 0, {}, True)
         assert set(collector.uuids) == set(accepted)
-    assert set(collector.uuids.values()) <= {1}
+    assert {name for name, times in collector.uuids.items() if times > 1} <= in_doubt
+    assert set(collector.uuids.values()) <= {1, 2}
