@@ -205,7 +205,8 @@ class JournalQueue:
 
     def lanes(self) -> Sequence[str]:
         """See Queue.lanes."""
-        return [url for url, lane in list(self._claims.lanes.items()) if lane.own or lane.cursors or lane.again]
+        known = self._claims.lanes.copy()  # in one step: a list of pairs may be interrupted by a collection, and a put
+        return [url for url, lane in known.items() if lane.own or lane.cursors or lane.again]
 
     def claim(self, lane: str, events_max: int, bytes_max: int) -> list[Lease]:
         """See Queue.claim."""
