@@ -50,8 +50,8 @@ def test_the_file_system_is_that_of_the_nearest_mount(asked: list[Path], path: s
 
 def test_where_the_system_does_not_tell_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS, or where nothing that it tells of holds the path."""
-    monkeypatch.setattr(Path, "read_bytes", lambda _: MOUNTS.replace(b"/ / rw", b"/ /root rw"))
-    assert (file_system_of("/home"), file_system_of("/root/x")) == ("", "ext4")
+    monkeypatch.setattr(Path, "read_bytes", lambda _: MOUNTS.replace(b"/ / rw", b"/ /database rw"))
+    assert (file_system_of("/home"), file_system_of("/database/x")) == ("", "ext4")
 
     def refuses(_: Path) -> bytes:
         raise FileNotFoundError
