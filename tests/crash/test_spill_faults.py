@@ -345,6 +345,7 @@ for at in range(1, 4):
         say('end')
         signal.pause()
     children.append(child)
+signal.signal(signal.SIGTERM, lambda *_: ([os.kill(one, signal.SIGKILL) for one in children], os._exit(0)))
 put(d, range(100, 200))
 say('end')
 signal.pause()
@@ -360,6 +361,7 @@ signal.pause()
         server.start()
         until(lambda: inspect.folder_status(tmp_path).queued == 0)
         process.send_signal(signal.SIGTERM)
+        process.wait(10)
     found = [uuid_number(seen.event.payload) for seen in Fleet(server.url, name=name).tail(None)]
     assert sorted(found) == sorted(accepted)
     for at in range(4):
